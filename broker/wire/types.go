@@ -1,0 +1,28 @@
+// Package wire serves length-framed Kafka requests on a connection: limits
+// before allocation, pipelining with ordered responses, back-pressure, and
+// zero-copy responses.
+package wire
+
+import "io"
+
+// Payload is a run of bytes that is sent without copying where the connection
+// allows it. *segment.Range is one.
+type Payload interface {
+	Len() int64
+	// WriteTo writes exactly Len bytes to w or fails.
+	WriteTo(w io.Writer) (int64, error)
+	// Release unpins it; called exactly once, also when it was not sent.
+	Release()
+}
+
+// Part is a piece of a response body: Bytes, or Payload when not nil.
+type Part struct {
+	Bytes   []byte
+	Payload Payload
+}
+
+// Handler serves requests. It is called on the connection's reading goroutine,
+// one request at a time in order of arrival, and must not block: work that
+// waits keeps the Request and answers later. Exactly one of Reply, NoReply or
+// Close is called on each request.
+type Handler interface{ Serve(r *Request) }

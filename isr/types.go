@@ -1,0 +1,77 @@
+// Package isr is the replication state machine of one partition: roles,
+// epochs, follower progress, the maximal in-sync set, the high watermark, and
+// the choice of the synchronous set. It is pure: time comes in with events,
+// decisions go out as effects.
+package isr
+
+import (
+	"time"
+
+	"github.com/tailrace/tailrace/internal/model"
+)
+
+// Meta is a partition's committed state, taken from an applied metadata image
+// in log order and from nowhere else.
+type Meta struct {
+	Index             uint64 // metadata log index of the image
+	Leader            model.BrokerID
+	LeaderEpoch       model.LeaderEpoch
+	LeaderIncarnation model.Incarnation // the incarnation that was elected for LeaderEpoch
+	PartitionEpoch    model.PartitionEpoch
+	Replicas          []ReplicaMeta // assignment order; the first is preferred
+	ISR               []model.BrokerID
+	ELR               []model.BrokerID
+	MinISR            int           // min.insync.replicas, the floor of the committed set
+	SyncTarget        int           // sync.replicas; 0 means all
+	ConfigIndex       uint64        // metadata index of the topic's last configuration change
+	LagMax            time.Duration // replica.lag.time.max.ms
+	StallMax          time.Duration // stall of a synchronous follower before a swap
+}
+
+// ReplicaMeta is an assigned replica and its broker's registration.
+type ReplicaMeta struct {
+	Broker      model.BrokerID
+	Incarnation model.Incarnation // 0 while not registered
+	Eligible    bool              // unfenced and not draining: may be in the in-sync set
+}
+
+// Progress is what a follower reports: everything below End is on its stable
+// storage (Durable) or in its log (fetch position).
+type Progress struct {
+	Broker      model.BrokerID
+	Incarnation model.Incarnation
+	Epoch       model.LeaderEpoch // the leader epoch under which it replicates
+	End         int64
+	Now         time.Duration
+}
+
+// Member is a proposed in-sync member with the incarnation that earned it
+// (KIP-903).
+type Member struct {
+	Broker      model.BrokerID
+	Incarnation model.Incarnation
+}
+
+// Proposal is an in-sync change that the leader asks the controller to commit
+// by compare-and-set (KIP-497 AlterPartition).
+type Proposal struct {
+	ID             uint64 // unique in this replica's leadership
+	LeaderEpoch    model.LeaderEpoch
+	PartitionEpoch model.PartitionEpoch
+	BasedOn        uint64 // Meta.Index it was computed from
+	ISR            []Member
+	// ByPolicy lists members left out by a swap or demotion: they never
+	// become eligible leaders.
+	ByPolicy []model.BrokerID
+}
+
+// Outcome is the controller's answer to a proposal. A committed one takes
+// effect only through the next Meta.
+type Outcome uint8
+
+// The outcomes of a proposal.
+const (
+	Committed Outcome = iota
+	Rejected          // it will never be committed: pending members are rolled back
+	Unknown           // it may or may not be: pending members keep counting
+)
