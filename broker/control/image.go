@@ -1,0 +1,77 @@
+// Package control is the cluster's metadata: pure decisions (Decide, Apply)
+// over an immutable image, carried by an etcd-io/raft group whose log lives in
+// the catalog.
+package control
+
+import (
+	"github.com/tailrace/tailrace/internal/model"
+)
+
+// Image is the metadata at one log index. It is immutable: readers share it,
+// Apply builds the next one from it and shares what did not change.
+type Image struct {
+	Index          uint64 // last applied metadata log index
+	ClusterID      string
+	FeatureLevel   int32
+	Brokers        map[model.BrokerID]*Broker
+	TopicsByName   map[string]*Topic
+	Topics         map[model.TopicID]*Topic
+	Deleted        map[model.TopicID]struct{} // tombstones: a log without metadata is deleted only if it is here (I37)
+	NextProducerID int64
+	ClusterConfig  map[string]string                    // cluster-wide dynamic configuration
+	BrokerConfig   map[model.BrokerID]map[string]string // per broker
+	Voters         []uint64                             // raft ids
+	Learners       []uint64
+}
+
+// Broker is a registration.
+type Broker struct {
+	ID          model.BrokerID
+	Incarnation model.Incarnation // metadata index of the registration (I12)
+	StorageID   model.StorageID
+	RaftID      uint64 // derives from StorageID
+	Rack        string
+	KafkaHost   string // advertised to clients
+	KafkaPort   int32
+	Internal    string // host:port of the internal listener
+	HTTP        string // advertised URL of the console, "" if off
+	Version     string
+	Fenced      bool // not live: no leader, no in-sync member (I10)
+	Draining    bool // stopping: leaderships move away, not eligible
+}
+
+// Live reports whether the broker may lead and be in sync.
+func (b *Broker) Live() bool { return b != nil && !b.Fenced && !b.Draining }
+
+// Topic is a topic and its partitions.
+type Topic struct {
+	ID          model.TopicID
+	Name        string
+	Internal    bool
+	Config      map[string]string // what was set; defaults are not stored
+	ConfigIndex uint64            // metadata index of the last change of Config
+	Partitions  []*Partition      // by partition number
+}
+
+// Partition is a partition's committed state. ISR and ELR are disjoint subsets
+// of Replicas (I8); |ISR| ≥ min.insync.replicas implies that ELR is empty.
+type Partition struct {
+	Replicas          []model.BrokerID
+	Directories       []model.StorageID // of each replica, in the order of Replicas
+	ISR               []model.BrokerID
+	ELR               []model.BrokerID
+	Leader            model.BrokerID // NoBroker: offline
+	LeaderEpoch       model.LeaderEpoch
+	LeaderIncarnation model.Incarnation
+	PartitionEpoch    model.PartitionEpoch
+}
+
+// Update is delivered in log order to every subscriber, once per applied batch.
+type Update struct {
+	Prev, Next *Image
+	// Topics changed, created or deleted, including those whose replicas'
+	// brokers changed liveness or incarnation.
+	Topics  []model.TopicID
+	Brokers []model.BrokerID
+	Config  bool // cluster or broker configuration changed
+}
