@@ -35,6 +35,7 @@ var binaries struct {
 // TestMain builds the binaries once, into a directory that it removes.
 func TestMain(m *testing.M) {
 	code := m.Run()
+	closeShared()
 	if binaries.dir != "" {
 		os.RemoveAll(binaries.dir)
 	}
@@ -84,6 +85,7 @@ type cluster struct {
 	t      testing.TB
 	expect int
 	nodes  []*node
+	kept   string // directory of a cluster that outlives its first test
 }
 
 // lockedBuffer collects a process's output.
@@ -133,8 +135,13 @@ func newCluster(t testing.TB, n int, extra ...string) *cluster {
 // add prepares one more node without starting it.
 func (c *cluster) add(extra ...string) *node {
 	p := freePorts(c.t, 4)
-	nd := &node{c: c, id: len(c.nodes) + 1, dir: c.t.TempDir(), kafka: p[0], internal: p[1], gossip: p[2], http: p[3], extra: extra}
+	nd := &node{c: c, id: len(c.nodes) + 1, kafka: p[0], internal: p[1], gossip: p[2], http: p[3], extra: extra}
 	c.nodes = append(c.nodes, nd)
+	if c.kept != "" {
+		nd.dir = filepath.Join(c.kept, fmt.Sprint(nd.id))
+		return nd
+	}
+	nd.dir = filepath.Join(c.t.TempDir(), "data")
 	c.t.Cleanup(func() {
 		nd.kill()
 		if c.t.Failed() {
