@@ -38,6 +38,9 @@ type Options struct {
 	Caller    Caller
 	Submitter Submitter
 	Clock     clock.Clock
+	// Contacts and Fetches are shared with the replicas: when each follower
+	// was last heard from, and when each leader last answered a fetch.
+	Contacts, Fetches *partition.Contacts
 	// OnError is told of failed calls, for logs; it must not block.
 	OnError func(peer model.BrokerID, what string, err error)
 }
@@ -56,7 +59,6 @@ type Manager struct {
 	leaders map[model.BrokerID]*link
 	closed  bool
 
-	heard     heardTable
 	proposals *proposer
 }
 
@@ -64,7 +66,6 @@ type Manager struct {
 func New(o Options) *Manager {
 	ctx, cancel := context.WithCancel(context.Background())
 	m := &Manager{o: o, ctx: ctx, cancel: cancel, leaders: map[model.BrokerID]*link{}}
-	m.heard.clock = o.Clock
 	m.proposals = newProposer(m)
 	return m
 }
@@ -170,7 +171,7 @@ func (l *link) wake() {
 		defer l.m.wg.Done()
 		ctx, cancel := context.WithTimeout(l.m.ctx, fetchMaxWait)
 		defer cancel()
-		_, release, err := l.m.o.Caller.Call(ctx, l.leader, transport.ClassFetch, transport.KeyKickFetch, 0, nil)
+		_, release, err := l.m.o.Caller.Call(ctx, l.leader, transport.Fetch, transport.KeyKick, 0, nil)
 		if err == nil {
 			release()
 		}
@@ -219,7 +220,7 @@ func (l *link) fetchOnce(body []byte) ([]byte, error) {
 	body = req.AppendTo(body[:0])
 	ctx, cancel := context.WithTimeout(l.m.ctx, fetchMaxWait+callTimeout)
 	defer cancel()
-	raw, release, err := l.m.o.Caller.Call(ctx, l.leader, transport.ClassFetch, int16(kmsg.Fetch), FetchVersion, body)
+	raw, release, err := l.m.o.Caller.Call(ctx, l.leader, transport.Fetch, int16(kmsg.Fetch), FetchVersion, body)
 	if err != nil {
 		return body, err
 	}

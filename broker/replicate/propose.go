@@ -55,7 +55,7 @@ func (p *proposer) submit(batch []control.PartitionProposal) {
 	ctx, cancel := context.WithTimeout(p.m.ctx, callTimeout)
 	defer cancel()
 	res, err := p.m.o.Submitter.Submit(ctx, &control.AlterPartitions{
-		Broker: p.m.o.Self, Incarnation: p.m.host.Incarnation(), Partitions: batch,
+		Broker: p.m.o.Self, Incarnation: p.m.host.Incarnation(), Proposals: batch,
 	})
 	if err != nil && p.m.ctx.Err() == nil {
 		p.m.o.OnError(p.m.o.Self, "propose in-sync change", err)
@@ -63,8 +63,8 @@ func (p *proposer) submit(batch []control.PartitionProposal) {
 	}
 	for i, b := range batch {
 		outcome := isr.Unknown
-		if r, ok := res.(*control.AlterPartitionsResult); err == nil && ok && i < len(r.Outcomes) {
-			outcome = r.Outcomes[i]
+		if err == nil && res.Code == 0 && i < len(res.Partitions) {
+			outcome = res.Partitions[i].Outcome
 		}
 		p.m.host.Do(b.TP, func(r *partition.Replica, eff *partition.Effects) {
 			r.ProposalOutcome(b.Proposal.ID, outcome, eff)

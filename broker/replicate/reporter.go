@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/tailrace/tailrace/broker/transport"
-	"github.com/tailrace/tailrace/internal/clock"
 	"github.com/tailrace/tailrace/internal/model"
 	"github.com/tailrace/tailrace/partition"
 )
@@ -128,7 +127,7 @@ func (p *reporter) reportOnce() error {
 	}
 	ctx, cancel := context.WithTimeout(m.ctx, callTimeout)
 	defer cancel()
-	raw, release, err := m.o.Caller.Call(ctx, p.l.leader, transport.ClassDurable, transport.KeyDurableEnds, DurableVersion, rep.Append(nil))
+	raw, release, err := m.o.Caller.Call(ctx, p.l.leader, transport.Durable, transport.KeyDurable, DurableVersion, rep.Append(nil))
 	if err != nil {
 		p.again(kept, true)
 		return err
@@ -165,29 +164,12 @@ func (p *reporter) more() {
 	}
 }
 
-// heardTable remembers when this broker last heard from each other one.
-type heardTable struct {
-	clock clock.Clock
-	at    sync.Map // model.BrokerID → time.Duration
-}
-
-func (t *heardTable) mark(b model.BrokerID) { t.at.Store(b, t.clock.Elapsed()) }
-
-// Heard returns the monotonic time at which b was last heard from.
-func (m *Manager) Heard(b model.BrokerID) (time.Duration, bool) {
-	v, ok := m.heard.at.Load(b)
-	if !ok {
-		return 0, false
-	}
-	return v.(time.Duration), true
-}
-
 // HandleDurable serves a follower's report and returns the answer's body.
 func (m *Manager) HandleDurable(peer model.BrokerID, body []byte) ([]byte, error) {
 	rep, err := DecodeDurableReport(body)
 	if err != nil {
 		return nil, err
 	}
-	m.heard.mark(peer)
+	m.o.Contacts.Heard(peer, m.o.Clock.Elapsed())
 	return appendIndexes(nil, TakeReport(m.host, peer, rep, m.o.Clock.Elapsed())), nil
 }
