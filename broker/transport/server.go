@@ -125,7 +125,8 @@ func (s *Server) serve(r *wire.Request) {
 	case !known || r.Version < h.min || r.Version > h.max:
 		ReplyError(r, codeUnsupportedVersion, fmt.Sprintf("key %d version %d: this broker serves %d to %d", r.Key, r.Version, h.min, h.max))
 	case peer.Founding && r.Key != KeyFound && r.Key != KeyPing:
-		ReplyError(r, codeForeignCluster, "one of the brokers has no cluster id yet")
+		// Closing makes the peer say hello again, with its cluster id then.
+		refuse(r, codeForeignCluster, errors.New("one of the brokers had no cluster id when the connection was made"))
 	default:
 		h.serve(r)
 	}
