@@ -37,6 +37,7 @@ type Conn struct {
 
 	authenticated atomic.Bool
 	software      atomic.Pointer[[2]string]
+	finish        atomic.Pointer[error] // why Finish was called
 
 	lastClientID string // reader only: the usual client id, to share its string
 	largest      int    // reader only: the largest frame received whole
@@ -174,6 +175,9 @@ func (c *Conn) waitCapacity() bool {
 	}
 }
 
+// draining reports that nothing more is read from the connection.
+func (c *Conn) draining() bool { return c.finish.Load() != nil || c.srv.isDraining() }
+
 func (c *Conn) idle() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -185,4 +189,11 @@ func wake(ch chan struct{}) {
 	case ch <- struct{}{}:
 	default:
 	}
+}
+
+// Finish stops reading and closes the connection for the given reason once
+// everything in flight has been answered.
+func (c *Conn) Finish(reason error) {
+	c.finish.CompareAndSwap(nil, &reason)
+	c.drain()
 }

@@ -49,11 +49,11 @@ func (c *Conn) readLoop() {
 	wake(c.wakeWriter)
 }
 
-// serveRequests returns nil when the server drains, otherwise why the
+// serveRequests returns nil when the connection drains, otherwise why the
 // connection must close.
 func (c *Conn) serveRequests() error {
 	br := bufio.NewReaderSize(c.nc, readBufferBytes)
-	for {
+	for !c.draining() {
 		if !c.waitCapacity() {
 			return nil
 		}
@@ -71,12 +71,13 @@ func (c *Conn) serveRequests() error {
 			return err
 		}
 	}
+	return nil
 }
 
-// unlessDraining ignores what ended reading once the server drains: what is in
-// flight is still answered.
+// unlessDraining ignores what ended reading once the connection drains: what is
+// in flight is still answered.
 func (c *Conn) unlessDraining(err error) error {
-	if c.srv.isDraining() {
+	if c.draining() {
 		return nil
 	}
 	return err
@@ -98,7 +99,7 @@ func (c *Conn) dispatch(r *Request) (err error) {
 func (c *Conn) readLength(br *bufio.Reader) (int, error) {
 	for {
 		if br.Buffered() < 4 {
-			c.setReadDeadline(c.srv.o.IdleTimeout)
+			c.setReadDeadline(c.idleTimeout())
 		}
 		b, err := br.Peek(4)
 		if err == nil {
@@ -110,7 +111,7 @@ func (c *Conn) readLength(br *bufio.Reader) (int, error) {
 			return int(n), err
 		}
 		switch {
-		case errors.Is(err, os.ErrDeadlineExceeded) && !c.srv.isDraining() && len(b) == 0:
+		case errors.Is(err, os.ErrDeadlineExceeded) && !c.draining() && len(b) == 0:
 			if c.idle() {
 				return 0, ErrIdle
 			}
@@ -120,6 +121,14 @@ func (c *Conn) readLength(br *bufio.Reader) (int, error) {
 			return 0, readError(err, "request length")
 		}
 	}
+}
+
+func (c *Conn) idleTimeout() time.Duration {
+	o := &c.srv.o
+	if o.RequireAuth && !c.authenticated.Load() {
+		return min(o.IdleTimeout, o.UnauthenticatedTimeout)
+	}
+	return o.IdleTimeout
 }
 
 // checkLength bounds an announced length before it sizes anything, and
@@ -207,11 +216,11 @@ func (c *Conn) readBody(br *bufio.Reader, n int, r *Request) (err error) {
 	return err
 }
 
-// setReadDeadline arms the deadline, unless the server drains: that deadline
-// lies in the past and must stay there.
+// setReadDeadline arms the deadline, unless the connection drains: that
+// deadline lies in the past and must stay there.
 func (c *Conn) setReadDeadline(d time.Duration) {
 	_ = c.nc.SetReadDeadline(time.Now().Add(d)) // fails only on a closed connection: the read says so
-	if c.srv.isDraining() {
+	if c.draining() {
 		c.drain()
 	}
 }

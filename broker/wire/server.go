@@ -36,9 +36,12 @@ type Options struct {
 	MaxConnections      int // default 16384
 	MaxConnectionsPerIP int // default 0: no limit of its own
 
-	IdleTimeout  time.Duration // between requests; default 10 min (connections.max.idle.ms)
-	FrameTimeout time.Duration // for a frame to arrive, plus its size at 64 KiB/s; default 30 s
-	WriteTimeout time.Duration // for a reader to take a response, plus its size at 256 KiB/s; default 30 s
+	IdleTimeout time.Duration // between requests; default 10 min (connections.max.idle.ms)
+	// UnauthenticatedTimeout is the idle timeout before Conn.SetAuthenticated
+	// when RequireAuth is set; default 10 s.
+	UnauthenticatedTimeout time.Duration
+	FrameTimeout           time.Duration // for a frame to arrive, plus its size at 64 KiB/s; default 30 s
+	WriteTimeout           time.Duration // for a reader to take a response, plus its size at 256 KiB/s; default 30 s
 
 	// Flexible tells which requests have tagged fields in their header
 	// (default KafkaFlexible).
@@ -61,6 +64,7 @@ func (o *Options) setDefaults() {
 	def(&o.MaxInFlightBytes, 32<<20)
 	def(&o.MaxConnections, 16384)
 	def(&o.IdleTimeout, 10*time.Minute)
+	def(&o.UnauthenticatedTimeout, 10*time.Second)
 	def(&o.FrameTimeout, 30*time.Second)
 	def(&o.WriteTimeout, 30*time.Second)
 	if o.Budget == nil {

@@ -456,3 +456,21 @@ func TestShutdownDeadline(t *testing.T) {
 	<-r.Done()
 	r.NoReply()
 }
+
+// Finish lets the last answer out before the connection closes.
+func TestFinishAnswersThenCloses(t *testing.T) {
+	var cl closed
+	reason := errors.New("refused")
+	_, addr := serve(t, func(r *Request) {
+		r.Reply(Part{Bytes: []byte("no")})
+		r.Conn.Finish(reason)
+	}, Options{OnClose: cl.add})
+	c := dial(t, addr)
+	write(t, c, frame(0, 3, 1, "", nil))
+	if _, body := readResponse(t, c); string(body) != "no" {
+		t.Fatalf("got %q", body)
+	}
+	if err := cl.wait(t); !errors.Is(err, reason) {
+		t.Fatalf("closed with %v", err)
+	}
+}

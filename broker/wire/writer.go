@@ -56,7 +56,7 @@ func (c *Conn) writeLoop() {
 		}
 		c.retire(w.batch)
 	}
-	c.kill(ErrServerClosed) // no effect on a connection that is dead already
+	c.kill(c.drainReason()) // no effect on a connection that is dead already
 	c.srv.forget(c)
 }
 
@@ -66,6 +66,13 @@ func (c *Conn) finished() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.dead || (c.readDone && c.head == nil)
+}
+
+func (c *Conn) drainReason() error {
+	if err := c.finish.Load(); err != nil {
+		return *err
+	}
+	return ErrServerClosed
 }
 
 // takeReady pops the answered requests at the head of the queue.
