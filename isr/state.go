@@ -81,6 +81,9 @@ func New(self model.BrokerID, incarnation model.Incarnation, end, durable, hw in
 	}
 }
 
+// Self returns the own broker id.
+func (s *State) Self() model.BrokerID { return s.self }
+
 // Role returns the replica's role.
 func (s *State) Role() Role { return s.role }
 
