@@ -3,6 +3,7 @@ package partition
 import (
 	"errors"
 	"fmt"
+	"sync"
 
 	"github.com/tailrace/tailrace/internal/batch"
 	"github.com/tailrace/tailrace/internal/model"
@@ -165,7 +166,7 @@ func (r *Replica) writeGroup(eff *Effects) {
 	r.queue, r.group = r.group[:0], r.queue
 	from, epoch := r.isr.End(), r.isr.Epoch()
 	r.mu.Unlock()
-	end, bytes, err := r.write(r.group, from, epoch)
+	end, bytes, err := r.write(from, epoch)
 	r.mu.Lock()
 	if err == nil {
 		err = r.failed // by another path, meanwhile
@@ -208,13 +209,19 @@ func (r *Replica) written(end int64, bytes int, eff *Effects) {
 	r.take(eff)
 }
 
+// joinBufs hold joined appends, up to joinBytes each.
+var joinBufs = sync.Pool{New: func() any { return new([]byte) }}
+
 var errOffsets = errors.New("partition: log end is not where it was expected")
 
-// write stamps and writes a group. Only the token is held.
-func (r *Replica) write(group []entry, from int64, epoch model.LeaderEpoch) (end int64, bytes int, err error) {
+// write stamps and writes the group. Only the token is held.
+func (r *Replica) write(from int64, epoch model.LeaderEpoch) (end int64, bytes int, err error) {
+	group := r.group
+	buf := joinBufs.Get().(*[]byte)
+	defer joinBufs.Put(buf)
 	end = from
 	for i := 0; i < len(group); {
-		run, next := r.join(group[i:], epoch)
+		run, next := join(group[i:], epoch, buf)
 		i += next
 		if len(run) == 0 {
 			continue
@@ -237,8 +244,9 @@ func (r *Replica) write(group []entry, from int64, epoch model.LeaderEpoch) (end
 }
 
 // join stamps the first entries of a group and returns their bytes as one run,
-// and how many entries it covers. A single entry is not copied.
-func (r *Replica) join(group []entry, epoch model.LeaderEpoch) (run []byte, n int) {
+// and how many entries it covers. A single entry is not copied; several are, to
+// buf.
+func join(group []entry, epoch model.LeaderEpoch, buf *[]byte) (run []byte, n int) {
 	copied := false
 	for n < len(group) {
 		raw := group[n].raw
@@ -253,11 +261,11 @@ func (r *Replica) join(group []entry, epoch model.LeaderEpoch) (run []byte, n in
 		case run == nil:
 			run = raw
 		case !copied:
-			r.buf = append(append(r.buf[:0], run...), raw...)
-			run, copied = r.buf, true
+			*buf = append(append((*buf)[:0], run...), raw...)
+			run, copied = *buf, true
 		default:
-			r.buf = append(r.buf, raw...)
-			run = r.buf
+			*buf = append(*buf, raw...)
+			run = *buf
 		}
 		n++
 	}
