@@ -8,7 +8,7 @@
 // A method that changes something takes *Effects, a reused buffer. The caller
 // carries it out after the call: it completes Done, makes Dirty logs durable in
 // a group commit and then calls Persisted, sends Report and Proposals, and wakes
-// watchers with Notify. Nothing is called back and no I/O is done under the
+// watchers with Notify; also when the method returned an error. Nothing is called back and no I/O is done under the
 // replica's lock.
 //
 // # Appends

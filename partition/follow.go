@@ -125,7 +125,6 @@ func (r *Replica) adopt(f *Fetched, eff *Effects) error {
 	r.isr.OwnDurable(r.log.DurableEnd(), &r.ie)
 	r.isr.LeaderHW(f.LeaderHW, &r.ie)
 	r.take(eff)
-	r.leaderHW = max(r.leaderHW, f.LeaderHW)
 	if r.caughtUp = f.LeaderHW <= r.isr.End(); r.caughtUp {
 		r.freshAt = max(r.freshAt, f.Now)
 	}
@@ -216,11 +215,17 @@ func (r *Replica) Diverged(leader model.BrokerID, epoch model.LeaderEpoch, d Epo
 // commonEnd is the end of the log's part that may be the leader's: up to the
 // lesser of both ends of the epoch that the leader named.
 func (r *Replica) commonEnd(d EpochEnd) int64 {
+	start := r.log.Start()
 	own, end := r.log.EpochEnd(d.Epoch)
-	if own == model.NoEpoch || d.Epoch == model.NoEpoch {
-		end = max(r.log.Start(), d.End)
+	switch {
+	case d.Epoch == model.NoEpoch: // the leader has no epoch as old as this log's last
+		end = max(start, d.End)
+	case own == model.NoEpoch: // this log has none as old as the leader's answer
+		end = start
+	default:
+		end = min(end, d.End)
 	}
-	return min(end, d.End, r.isr.End())
+	return min(end, r.isr.End())
 }
 
 // rewound brings everything derived from the log in line after the log end went
@@ -247,6 +252,7 @@ func (r *Replica) rewound(to int64, eff *Effects) error {
 	r.isr.LogEnd(to, r.clock.Elapsed())
 	r.next = to
 	r.generation++
+	r.confirmed, r.caughtUp = false, false
 	r.ie.Reset()
 	r.isr.OwnDurable(r.log.DurableEnd(), &r.ie)
 	r.take(eff)
@@ -275,9 +281,11 @@ func (r *Replica) FetchOutOfRange(f Fetched, eff *Effects) error {
 	r.isr.Reset(f.LeaderStart)
 	r.log.SetHighWatermark(r.isr.HighWatermark())
 	r.next = f.LeaderStart
-	r.candidate = nil
+	// What producers wrote in between is unknown: better no state than one
+	// that refuses their next sequence.
+	r.producers, r.candidate = producers{}, nil
 	r.generation++
-	r.confirmed = false
+	r.confirmed, r.caughtUp = false, false
 	eff.EndMoved = true
 	return nil
 }

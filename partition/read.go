@@ -94,7 +94,7 @@ func (r *Replica) followerBounds(req *ReadRequest, res *ReadResult) (limit int64
 	return end, req.Offset < end
 }
 
-// divergence compares the epoch of the follower's last record with the own log.
+// divergence compares the epoch of the reader's last record with the own log.
 // At the log start there is nothing to compare.
 func (r *Replica) divergence(req *ReadRequest, end int64) *EpochEnd {
 	start := r.log.Start()
@@ -102,8 +102,12 @@ func (r *Replica) divergence(req *ReadRequest, end int64) *EpochEnd {
 		return nil
 	}
 	e, eEnd := r.log.EpochEnd(req.LastFetchedEpoch)
-	if e == model.NoEpoch {
+	switch {
+	case e != model.NoEpoch:
+	case req.Follower >= 0:
 		return &EpochEnd{Epoch: model.NoEpoch, End: start}
+	default: // a consumer's committed epoch may be stale; its offset still counts (KAFKA-19902)
+		return nil
 	}
 	if eEnd = min(eEnd, end); e < req.LastFetchedEpoch || eEnd < req.Offset {
 		return &EpochEnd{Epoch: e, End: eEnd}
@@ -133,6 +137,10 @@ func (r *Replica) leaderRead(req *ReadRequest, res *ReadResult, limit int64) boo
 	case req.Offset < res.LogStart || req.Offset > r.isr.End():
 		res.Err = codeOffsetOutOfRange
 	default:
+		if d := r.divergence(req, r.isr.End()); d != nil {
+			res.Diverging, res.NoWait = d, true
+			return false
+		}
 		if b := r.isr.PreferredReplica(req.Client, req.Rack, req.Offset, req.Now); b != model.NoBroker {
 			res.PreferredReplica, res.NoWait = b, true
 			return false

@@ -2,6 +2,7 @@ package partition
 
 import (
 	"fmt"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -39,7 +40,6 @@ type Replica struct {
 	// what is queued.
 	next    int64
 	waiting waiting // written appends that wait for the high watermark
-	buf     []byte  // joins small appends into one write; owned by the token
 
 	// producers follows the log: it changes after a write, never before.
 	producers  producers
@@ -49,12 +49,14 @@ type Replica struct {
 	nextExpiry time.Duration
 	failed     error
 	generation uint64
-	confirmed  bool // a follower's log was found to match the leader's in this epoch
-	caughtUp   bool // the last fetch response left us at the leader's high watermark
-	freshAt    time.Duration
-	leaderHW   int64
+	confirmed  bool          // a follower's log was found to match the leader's in this epoch
+	caughtUp   bool          // the last fetch response left us at the leader's high watermark
+	freshAt    time.Duration // when it was last known to have all that was committed
 	watchers   watchers
 }
+
+// never is long before any time of the clock.
+const never = time.Duration(math.MinInt64 / 2)
 
 // deferred is an event that waits for the writer's token.
 type deferred struct {
@@ -73,9 +75,9 @@ func New(c Config) (*Replica, error) {
 	end := c.Log.End()
 	r := &Replica{
 		log: c.Log, clock: c.Clock, contacts: c.Contacts, fetches: c.Fetches,
-		isr:       isr.New(c.Self, c.Incarnation, end, c.Log.DurableEnd(), c.Log.HighWatermark()),
+		isr:       isr.New(c.Self, c.Incarnation, end, c.Log.DurableEnd(), max(c.Log.HighWatermark(), c.Log.Start())),
 		next:      end,
-		producers: ps, generation: 1,
+		producers: ps, generation: 1, freshAt: never,
 	}
 	r.idle = sync.NewCond(&r.mu)
 	r.SetConfig(c.Topic)
@@ -119,6 +121,7 @@ func (r *Replica) Registered(own model.Incarnation, eff *Effects) {
 }
 
 func (r *Replica) apply(d deferred, eff *Effects) {
+	r.freshAt = r.fresh() // while the leader that it refers to is still known
 	r.ie.Reset()
 	now := r.clock.Elapsed()
 	if d.registered != 0 {
@@ -159,7 +162,6 @@ func (r *Replica) leave(eff *Effects) {
 	r.next = r.isr.End()
 	r.generation++
 	r.confirmed, r.caughtUp = false, false
-	r.freshAt = r.clock.Elapsed()
 	eff.Role = true
 }
 
