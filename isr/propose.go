@@ -70,7 +70,7 @@ func (s *State) Active() bool {
 	}
 	for i := range s.peers {
 		p := &s.peers[i]
-		if p.doubtful || p.durable < s.end || (p.eligible && !p.inSync && s.room()) {
+		if p.doubtful || (p.counts() && p.durable < s.end) || (p.eligible && !p.inSync && s.room()) {
 			return true
 		}
 	}

@@ -49,8 +49,11 @@ func (s *State) PreferredReplica(client uint64, rack string, offset int64, now t
 	}
 	for i := range s.peers {
 		p := &s.peers[i]
-		if p.rack != rack || !p.eligible || !p.fetched || p.knownHW <= offset || now-p.heardAt > HeardMax {
+		if p.rack != rack || !p.eligible || !p.fetched || p.knownHW < offset || now-p.heardAt > HeardMax {
 			continue
+		}
+		if s.redirect == nil {
+			s.redirect = new(redirects)
 		}
 		if s.redirect.allow(client, p.broker, offset, now) {
 			return p.broker

@@ -31,9 +31,11 @@ type State struct {
 	// cover yet, so nothing about the end is answered (I7).
 	epochStart int64
 
-	peers    []peer // the other replicas, in assignment order
-	changes  changes
-	redirect redirects
+	peers   []peer // the other replicas, in assignment order
+	changes changes
+	// redirect remembers redirected consumers; nil until the first one, so
+	// that the many partitions without any pay nothing.
+	redirect *redirects
 }
 
 // peer is another replica as the leader sees it.
@@ -80,6 +82,9 @@ func New(self model.BrokerID, incarnation model.Incarnation, end, durable, hw in
 		changes: changes{nextID: 1},
 	}
 }
+
+// Self returns the own broker id.
+func (s *State) Self() model.BrokerID { return s.self }
 
 // Role returns the replica's role.
 func (s *State) Role() Role { return s.role }
@@ -170,7 +175,7 @@ func (s *State) enter(m Meta, now time.Duration, eff *Effects) {
 	if fresh {
 		s.role = role
 		s.epochStart = s.end
-		s.redirect = redirects{}
+		s.redirect = nil
 		eff.Role = true
 	}
 	s.advance(eff)
@@ -207,7 +212,8 @@ func (s *State) adoptPeers(m *Meta, fresh, settled bool, now time.Duration) []pe
 		}
 		p := peer{broker: r.Broker, incarnation: r.Incarnation, durable: -1,
 			caughtUpAt: now, markAt: now, markEnd: s.end, progressAt: now, heardAt: now}
-		if old := s.peer(r.Broker); old != nil && old.incarnation == r.Incarnation && !fresh {
+		old := s.peer(r.Broker)
+		if old != nil && old.incarnation == r.Incarnation && !fresh {
 			p = *old
 		}
 		p.rack, p.eligible = r.Rack, r.Eligible
