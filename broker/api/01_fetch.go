@@ -38,7 +38,7 @@ func fetch(c *call) {
 	code, started := f.enterSet()
 	switch {
 	case code != 0:
-		c.replyParts(encodeFetch(c.version, fetchResponse{code: code})...)
+		c.replyParts(encodeFetch(c.version, &fetchResponse{code: code})...)
 	case started:
 		f.run()
 	}

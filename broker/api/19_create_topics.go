@@ -107,7 +107,12 @@ func createdTopic(c *call, r *kmsg.CreateTopicsResponseTopic, res control.Result
 		r.TopicID = t.ID
 		if code == 0 {
 			r.NumPartitions, r.ReplicationFactor = t.Partitions, t.ReplicationFactor
-			r.Configs = createdConfigs(c, set)
+			img := c.s.b.Image()
+			topic := img.Topics[t.ID]
+			if topic == nil {
+				topic = topicDraft(t, set)
+			}
+			r.Configs = createdConfigs(img, topic)
 		}
 	}
 	r.ErrorCode, r.ErrorMessage = code, message(msg)

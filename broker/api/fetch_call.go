@@ -3,7 +3,6 @@ package api
 import (
 	"time"
 
-	"github.com/tailrace/tailrace/broker/control"
 	"github.com/tailrace/tailrace/broker/wire"
 	"github.com/tailrace/tailrace/internal/model"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -205,5 +204,3 @@ func (f *fetchCall) encode() []wire.Part {
 	resp.readCommitted = f.req.IsolationLevel == 1
 	return encodeFetch(f.version, &resp)
 }
-
-var _ = control.Image{}

@@ -251,6 +251,7 @@ func (s *fetchSet) unwatchAll() {
 
 // begin applies the request to the set, which it owns, and runs it.
 func (f *fetchCall) begin() {
+	defer f.recoverRun()
 	if !f.apply() {
 		f.s.sessions.remove(f.set)
 		f.sessionID = 0
@@ -258,6 +259,10 @@ func (f *fetchCall) begin() {
 		f.leave()
 		f.replyParts(encodeFetch(f.version, &fetchResponse{code: kerr.FetchSessionIDNotFound.Code})...)
 		return
+	}
+	if f.set.empty() { // KIP-227: nothing left is the end of the session
+		f.s.sessions.remove(f.set)
+		f.sessionID = 0
 	}
 	f.run()
 }
@@ -308,7 +313,7 @@ func (s *fetchSet) dropRemoved() {
 func (f *fetchCall) applyTopic(t *kmsg.FetchRequestTopic) {
 	s := f.set
 	var topic *fetchTopic
-	fresh := make([]fetchEntry, 0, 0)
+	var fresh []fetchEntry
 	for j := range t.Partitions {
 		p := &t.Partitions[j]
 		e := s.byKey[entryKey{t.TopicID, t.Topic, p.Partition}]

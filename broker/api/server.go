@@ -48,6 +48,7 @@ type Server struct {
 	b        Backend
 	opts     Options
 	sessions *sessionCache
+	fetches  fetchRegistry
 	admin    chan struct{} // slots of administrative requests
 	ctx      context.Context
 	cancel   context.CancelFunc
@@ -58,6 +59,7 @@ type Server struct {
 func New(b Backend, o Options) *Server {
 	o.ensureDefaults()
 	s := &Server{b: b, opts: o, sessions: newSessionCache(o.FetchSessions), admin: make(chan struct{}, o.AdminRequests)}
+	s.fetches.set = make(map[*fetchCall]struct{})
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	return s
 }
@@ -66,6 +68,7 @@ func New(b Backend, o Options) *Server {
 // when no goroutine of the server is left. The listeners must be closed first.
 func (s *Server) Close() {
 	s.cancel()
+	s.fetches.drain()
 	s.sessions.close()
 	s.running.Wait()
 }
@@ -214,10 +217,12 @@ func releaseParts(parts []wire.Part) {
 // recoverPanic turns a panic into a closed connection and an event. It is
 // deferred on every goroutine that carries a call.
 func (c *call) recoverPanic() {
-	v := recover()
-	if v == nil {
-		return
+	if v := recover(); v != nil {
+		c.panicked(v)
 	}
+}
+
+func (c *call) panicked(v any) {
 	err := fmt.Errorf("panic: %v", v)
 	e := Event{Kind: EventPanic, Version: c.version, Remote: c.peer.Remote, Client: c.clientID, Err: err, Stack: debug.Stack()}
 	if c.key != nil {
