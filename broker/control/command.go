@@ -256,3 +256,22 @@ func (*ReportLogs) kind() commandKind          { return cmdReportLogs }
 func (*BalanceLeaders) kind() commandKind      { return cmdBalanceLeaders }
 func (*ResolveOffline) kind() commandKind      { return cmdResolveOffline }
 func (*FinalizeFeatures) kind() commandKind    { return cmdFinalizeFeatures }
+
+// String returns the reason in words.
+func (r FenceReason) String() string {
+	switch r {
+	case FenceSessionExpired:
+		return "session expired"
+	case FenceRefused:
+		return "connection refused"
+	case FenceSuspected:
+		return "suspected, probes failed"
+	case FenceStorageFailed:
+		return "storage failed"
+	case FenceStopped:
+		return "stopped"
+	case FenceByOperator:
+		return "by operator"
+	}
+	return "unknown reason"
+}
