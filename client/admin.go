@@ -148,10 +148,10 @@ func (a *Admin) SetPartitions(ctx context.Context, name string, partitions int) 
 
 // Config is one setting of a topic or broker.
 type Config struct {
-	Name      string `json:"name" yaml:"name"`
-	Value     string `json:"value" yaml:"value"`
-	Source    string `json:"source" yaml:"source"`       // "DYNAMIC_TOPIC_CONFIG", "DEFAULT_CONFIG", …
-	Sensitive bool   `json:"sensitive" yaml:"sensitive"` // then Value is empty
+	Name      string `json:"name"`
+	Value     string `json:"value"`
+	Source    string `json:"source"`    // "DYNAMIC_TOPIC_CONFIG", "DEFAULT_CONFIG", …
+	Sensitive bool   `json:"sensitive"` // then Value is empty
 }
 
 // Default says whether the value is the built-in default.

@@ -13,62 +13,62 @@ import (
 
 // ClusterStatus is the cluster as metadata shows it.
 type ClusterStatus struct {
-	ClusterID  string         `json:"cluster_id" yaml:"cluster_id"`
-	Controller int32          `json:"controller" yaml:"controller"` // -1 while there is none
-	Brokers    []BrokerStatus `json:"brokers" yaml:"brokers"`
-	Topics     int            `json:"topics" yaml:"topics"`
-	Partitions int            `json:"partitions" yaml:"partitions"`
+	ClusterID  string         `json:"cluster_id"`
+	Controller int32          `json:"controller"` // -1 while there is none
+	Brokers    []BrokerStatus `json:"brokers"`
+	Topics     int            `json:"topics"`
+	Partitions int            `json:"partitions"`
 	// Leaderless partitions can be neither written nor read.
-	Leaderless int `json:"leaderless_partitions" yaml:"leaderless_partitions"`
+	Leaderless int `json:"leaderless_partitions"`
 	// UnderReplicated partitions have fewer in-sync replicas than replicas.
-	UnderReplicated int `json:"under_replicated_partitions" yaml:"under_replicated_partitions"`
+	UnderReplicated int `json:"under_replicated_partitions"`
 }
 
 // BrokerStatus is one live broker.
 type BrokerStatus struct {
-	ID         int32  `json:"id" yaml:"id"`
-	Host       string `json:"host" yaml:"host"`
-	Port       int32  `json:"port" yaml:"port"`
-	Rack       string `json:"rack" yaml:"rack"`
-	Controller bool   `json:"controller" yaml:"controller"`
-	Leaders    int    `json:"leaders" yaml:"leaders"`   // partitions that it leads
-	Replicas   int    `json:"replicas" yaml:"replicas"` // partitions that it holds
+	ID         int32  `json:"id"`
+	Host       string `json:"host"`
+	Port       int32  `json:"port"`
+	Rack       string `json:"rack"`
+	Controller bool   `json:"controller"`
+	Leaders    int    `json:"leaders"`  // partitions that it leads
+	Replicas   int    `json:"replicas"` // partitions that it holds
 }
 
 // TopicStatus is one topic.
 type TopicStatus struct {
-	Topic      string            `json:"topic" yaml:"topic"`
-	ID         string            `json:"id" yaml:"id"` // 32 hex digits
-	Internal   bool              `json:"internal" yaml:"internal"`
-	Partitions []PartitionStatus `json:"partitions" yaml:"partitions"`
+	Topic      string            `json:"topic"`
+	ID         string            `json:"id"` // 32 hex digits
+	Internal   bool              `json:"internal"`
+	Partitions []PartitionStatus `json:"partitions"`
 }
 
 // PartitionStatus is one partition.
 type PartitionStatus struct {
-	Topic       string  `json:"topic" yaml:"topic"`
-	Partition   int32   `json:"partition" yaml:"partition"`
-	Leader      int32   `json:"leader" yaml:"leader"` // -1 while there is none
-	LeaderEpoch int32   `json:"leader_epoch" yaml:"leader_epoch"`
-	ISR         []int32 `json:"isr" yaml:"isr"`
+	Topic       string  `json:"topic"`
+	Partition   int32   `json:"partition"`
+	Leader      int32   `json:"leader"` // -1 while there is none
+	LeaderEpoch int32   `json:"leader_epoch"`
+	ISR         []int32 `json:"isr"`
 	// Start and HighWatermark bound what can be read; -1 if the leader does
 	// not answer.
-	Start         int64           `json:"start_offset" yaml:"start_offset"`
-	HighWatermark int64           `json:"high_watermark" yaml:"high_watermark"`
-	Replicas      []ReplicaStatus `json:"replicas" yaml:"replicas"`
-	Error         string          `json:"error,omitempty" yaml:"error,omitempty"`
+	Start         int64           `json:"start_offset"`
+	HighWatermark int64           `json:"high_watermark"`
+	Replicas      []ReplicaStatus `json:"replicas"`
+	Error         string          `json:"error,omitempty"`
 }
 
 // ReplicaStatus is one replica of a partition.
 type ReplicaStatus struct {
-	Broker int32 `json:"broker" yaml:"broker"`
+	Broker int32 `json:"broker"`
 	// State is "leader", "in-sync", "lagging" (alive, outside of the in-sync
 	// set) or "offline".
-	State string `json:"state" yaml:"state"`
+	State string `json:"state"`
 	// Lag is how many offsets it is behind the log end, -1 if unknown
 	// (DescribeLogDirs, KIP-113).
-	Lag int64 `json:"lag" yaml:"lag"`
+	Lag int64 `json:"lag"`
 	// Bytes of its log on disk, -1 if unknown.
-	Bytes int64 `json:"bytes" yaml:"bytes"`
+	Bytes int64 `json:"bytes"`
 }
 
 // Cluster returns the state of the cluster.
