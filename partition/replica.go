@@ -215,13 +215,16 @@ func (r *Replica) Fail(err error, eff *Effects) {
 	r.fail(err, eff)
 }
 
-// FollowerDurable takes a follower's durable end (leader).
-func (r *Replica) FollowerDurable(p isr.Progress, eff *Effects) {
+// FollowerDurable takes a follower's durable end (leader). It reports whether
+// this replica leads the epoch of p and knows the follower's incarnation; a
+// report that came too early must be repeated.
+func (r *Replica) FollowerDurable(p isr.Progress, eff *Effects) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.ie.Reset()
-	r.isr.FollowerDurable(p, &r.ie)
+	ok := r.isr.FollowerDurable(p, &r.ie)
 	r.take(eff)
+	return ok
 }
 
 // Persisted tells that a group commit made the log durable below end.

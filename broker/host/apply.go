@@ -5,7 +5,9 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
+	"time"
 
 	"github.com/tailrace/tailrace/broker/control"
 	"github.com/tailrace/tailrace/internal/model"
@@ -30,7 +32,16 @@ func (h *Host) ApplyUpdate(u control.Update) error {
 		return err
 	}
 	h.image.Store(u.Next)
-	for _, id := range u.Topics {
+	touched := u.Topics
+	if u.Config { // cluster-wide defaults reach every topic
+		touched = touched[:len(touched):len(touched)]
+		for _, t := range u.Next.Topics {
+			touched = append(touched, t.ID)
+		}
+		slices.SortFunc(touched, func(a, b model.TopicID) int { return bytes.Compare(a[:], b[:]) })
+		touched = slices.Compact(touched)
+	}
+	for _, id := range touched {
 		if t := u.Next.Topics[id]; t != nil {
 			h.applyTopic(u.Next, t)
 		}
@@ -62,7 +73,7 @@ func (h *Host) createMissing(u control.Update) error {
 		for _, p := range h.assigned(t) {
 			tp := model.TopicPartition{Topic: id, Partition: p}
 			if h.Replica(tp) == nil {
-				specs = append(specs, segment.CreateSpec{TP: tp, Config: logConfig(cfg)})
+				specs = append(specs, segment.CreateSpec{TP: tp, Config: cfg.Log})
 			}
 		}
 	}
@@ -84,8 +95,8 @@ func (h *Host) createMissing(u control.Update) error {
 // add makes a replica for a log.
 func (h *Host) add(l *segment.Log, img *control.Image, t *control.Topic) error {
 	r, err := partition.New(partition.Config{
-		TP: l.TP(), Self: h.o.Self, Log: partition.WrapLog(l), Clock: h.o.Clock, Heard: h.o.Heard,
-		Topic: topicConfig(control.EffectiveTopicConfig(img, t)),
+		Self: h.o.Self, Incarnation: h.Incarnation(), Log: partition.Segment(l), Clock: h.o.Clock,
+		Contacts: h.o.Contacts, Fetches: h.o.Fetches, Topic: topicConfig(control.EffectiveTopicConfig(img, t)),
 	})
 	if err != nil {
 		return fmt.Errorf("replica %s of topic %q: %w", l.TP(), t.Name, err)
@@ -132,7 +143,6 @@ func (h *Host) remove(id model.TopicID) []model.TopicPartition {
 		if tp.Topic == id {
 			gone = append(gone, m)
 			delete(h.replicas, tp)
-			delete(h.active, m)
 		}
 	}
 	h.mu.Unlock()
@@ -145,25 +155,82 @@ func (h *Host) remove(id model.TopicID) []model.TopicPartition {
 	return tps
 }
 
+// applyTopic hands the committed state of t to its replicas here.
 func (h *Host) applyTopic(img *control.Image, t *control.Topic) {
 	cfg := control.EffectiveTopicConfig(img, t)
 	for _, p := range h.assigned(t) {
-		tp := model.TopicPartition{Topic: t.ID, Partition: p}
-		m := h.member(tp)
+		m := h.member(model.TopicPartition{Topic: t.ID, Partition: p})
 		if m == nil {
 			continue
 		}
-		if m.topic == nil || m.topic.ConfigIndex != t.ConfigIndex {
+		if m.configIndex != cfg.ConfigIndex {
 			m.SetConfig(topicConfig(cfg))
-			m.SetLogConfig(logConfig(cfg))
+			m.configIndex = cfg.ConfigIndex
 		}
-		m.topic = t
-		meta, ok := control.MetaFor(img, tp)
-		if !ok {
-			continue
-		}
-		h.with(m, func(eff *partition.Effects) { m.ApplyMeta(meta, h.Incarnation(), eff) })
+		meta := control.MetaWith(img, t.Partitions[p], cfg)
+		h.with(m, func(eff *partition.Effects) { m.ApplyMeta(meta, eff) })
 	}
+}
+
+// topicConfig is the part of the settings that replicas obey.
+func topicConfig(s control.TopicSettings) partition.TopicConfig {
+	return partition.TopicConfig{
+		MaxMessageBytes: s.MaxMessageBytes, LogAppendTime: s.LogAppendTime,
+		TimestampBefore: millis(s.TimestampBefore), TimestampAfter: millis(s.TimestampAfter),
+		AcksFloorClient: s.HonourAcks1, Compact: s.Compact, ReadMaxLag: s.ReadMaxLag, Log: s.Log,
+	}
+}
+
+// millis converts a limit in milliseconds; what no duration can hold is no
+// limit, which is 0.
+func millis(ms int64) time.Duration {
+	if ms < 0 || ms > math.MaxInt64/int64(time.Millisecond) {
+		return 0
+	}
+	return time.Duration(ms) * time.Millisecond
+}
+
+// Register gives every replica the incarnation under which this process is
+// registered. What it led under an earlier one it no longer leads.
+func (h *Host) Register(i model.Incarnation) {
+	h.applyMu.Lock()
+	defer h.applyMu.Unlock()
+	h.incarnation.Store(int64(i))
+	ms := h.members()
+	for _, m := range ms {
+		h.with(m, func(eff *partition.Effects) { m.Registered(i, eff) })
+	}
+}
+
+// members lists the members in a fixed order.
+func (h *Host) members() []*member {
+	h.mu.RLock()
+	out := make([]*member, 0, len(h.replicas))
+	for _, m := range h.replicas {
+		out = append(out, m)
+	}
+	h.mu.RUnlock()
+	sortMembers(out)
+	return out
+}
+
+// Close saves what replicas keep in memory and answers what waits.
+func (h *Host) Close() {
+	for _, m := range h.members() {
+		h.with(m, func(eff *partition.Effects) { m.Close(eff) })
+	}
+}
+
+// Reports describes every log for the election after an unclean stop.
+func (h *Host) Reports() []control.LogReport {
+	tps := h.o.Store.Refs()
+	out := make([]control.LogReport, 0, len(tps))
+	for _, tp := range tps {
+		if l := h.o.Store.Log(tp); l != nil {
+			out = append(out, control.LogReport{TP: tp, Epoch: l.LastEpoch(), End: l.DurableEnd(), Suspect: l.Suspect()})
+		}
+	}
+	return out
 }
 
 // Recover makes replicas for the logs that are on disk already and whose topic
@@ -173,6 +240,7 @@ func (h *Host) Recover(img *control.Image) error {
 	h.applyMu.Lock()
 	defer h.applyMu.Unlock()
 	var gone []model.TopicPartition
+	defer h.image.Store(img)
 	for _, tp := range h.o.Store.Refs() {
 		if _, dead := img.Deleted[tp.Topic]; dead {
 			gone = append(gone, tp)

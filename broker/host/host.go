@@ -24,12 +24,12 @@ type Output interface {
 	Dirty()
 	// Propose queues an in-sync proposal for the controller.
 	Propose(tp model.TopicPartition, p isr.Proposal)
-	// Following: the fetch state of the replica changed. from is the leader
-	// it followed before and to the one it must follow now; NoBroker is none.
+	// Following: the replica's leader or epoch changed. from is the leader it
+	// followed before and to the one it must follow now; NoBroker is none.
 	Following(r *partition.Replica, from, to model.BrokerID)
-	// DurableMoved: a follower's durable end moved under the given leader.
-	DurableMoved(r *partition.Replica, leader model.BrokerID)
-	// Failed: a replica went offline by a storage error.
+	// Report: the replica owes its leader a report of its durable end.
+	Report(r *partition.Replica, leader model.BrokerID)
+	// Failed: a replica went offline by an error of its log.
 	Failed(tp model.TopicPartition, err error)
 }
 
@@ -42,10 +42,8 @@ type Options struct {
 	// LeaseValid gates acknowledgements: a leader without a lease gives none
 	// (I14, I15). Nil means always.
 	LeaseValid func() bool
-	// Heard tells when this broker last heard from another one on the
-	// connection of the pair, for the rule that refuses produces before
-	// appending.
-	Heard isr.HeardFunc
+	// Contacts and Fetches are shared with replication; see partition.Config.
+	Contacts, Fetches *partition.Contacts
 }
 
 // Host holds the replicas of one broker. Safe for concurrent use.
@@ -60,10 +58,12 @@ type Host struct {
 	// leads only under the incarnation that was elected (registration reset).
 	incarnation atomic.Int64
 
-	mu       sync.RWMutex // guards the maps only
+	mu       sync.RWMutex // guards replicas
 	replicas map[model.TopicPartition]*member
-	// active are replicas that asked for ticks: cost is per active partition.
-	active map[*member]struct{}
+
+	activeMu sync.Mutex // guards active
+	// active are replicas to tick: cost is per active partition.
+	active []*member
 
 	effects sync.Pool
 }
@@ -71,23 +71,22 @@ type Host struct {
 // member is a replica with what the host remembers of it.
 type member struct {
 	*partition.Replica
-	topic *control.Topic // as last applied; guarded by applyMu
+	configIndex uint64 // of the settings last set; guarded by applyMu
 	// following is the leader that Output was last told of.
 	following atomic.Int32
+	// active is true while the member waits in Host.active.
+	active atomic.Bool
 }
 
 // New returns an empty host.
 func New(o Options) *Host {
-	h := &Host{o: o, replicas: map[model.TopicPartition]*member{}, active: map[*member]struct{}{}}
+	h := &Host{o: o, replicas: map[model.TopicPartition]*member{}}
 	h.effects.New = func() any { return new(partition.Effects) }
 	if h.o.LeaseValid == nil {
 		h.o.LeaseValid = func() bool { return true }
 	}
 	return h
 }
-
-// SetIncarnation records the registration of this process.
-func (h *Host) SetIncarnation(i model.Incarnation) { h.incarnation.Store(int64(i)) }
 
 // Incarnation is the registration of this process, 0 before it.
 func (h *Host) Incarnation() model.Incarnation { return model.Incarnation(h.incarnation.Load()) }
@@ -112,13 +111,12 @@ func (h *Host) member(tp model.TopicPartition) *member {
 	return h.replicas[tp]
 }
 
-// Replicas lists all replicas, in no particular order.
+// Replicas lists all replicas, in a fixed order.
 func (h *Host) Replicas() []*partition.Replica {
-	h.mu.RLock()
-	defer h.mu.RUnlock()
-	out := make([]*partition.Replica, 0, len(h.replicas))
-	for _, m := range h.replicas {
-		out = append(out, m.Replica)
+	ms := h.members()
+	out := make([]*partition.Replica, len(ms))
+	for i, m := range ms {
+		out[i] = m.Replica
 	}
 	return out
 }
@@ -134,6 +132,9 @@ func (h *Host) with(m *member, f func(eff *partition.Effects)) {
 
 // carry does what eff asks for. No lock is held.
 func (h *Host) carry(m *member, eff *partition.Effects) {
+	if eff.Failed != nil {
+		h.o.Output.Failed(m.TP(), eff.Failed)
+	}
 	if eff.Dirty {
 		h.o.Output.Dirty()
 	}
@@ -143,12 +144,15 @@ func (h *Host) carry(m *member, eff *partition.Effects) {
 	}
 	if eff.EndMoved || eff.HWMoved || eff.Role {
 		m.Notify(eff)
+		h.activate(m)
+	}
+	if eff.Report {
+		if leader := model.BrokerID(m.following.Load()); leader != model.NoBroker {
+			h.o.Output.Report(m.Replica, leader)
+		}
 	}
 	for _, p := range eff.Proposals {
 		h.o.Output.Propose(m.TP(), p)
-	}
-	if eff.Active {
-		h.activate(m)
 	}
 }
 
@@ -183,10 +187,14 @@ func (h *Host) follow(m *member) {
 	h.o.Output.Following(m.Replica, from, to)
 }
 
+// activate makes the next ticks visit m, until it says that it is idle.
 func (h *Host) activate(m *member) {
-	h.mu.Lock()
-	h.active[m] = struct{}{}
-	h.mu.Unlock()
+	if m.active.Swap(true) {
+		return
+	}
+	h.activeMu.Lock()
+	h.active = append(h.active, m)
+	h.activeMu.Unlock()
 }
 
 // Append appends as the leader and carries out the effects; the outcome comes
@@ -230,13 +238,8 @@ func (h *Host) Commit() error {
 		return err
 	}
 	for _, c := range done {
-		m := h.member(c.Log.TP())
-		if m == nil {
-			continue
-		}
-		h.with(m, func(eff *partition.Effects) { m.Persisted(c.End, eff) })
-		if leader := model.BrokerID(m.following.Load()); leader != model.NoBroker {
-			h.o.Output.DurableMoved(m.Replica, leader)
+		if m := h.member(c.Log.TP()); m != nil {
+			h.with(m, func(eff *partition.Effects) { m.Persisted(c.End, eff) })
 		}
 	}
 	return nil
@@ -246,20 +249,17 @@ func (h *Host) Commit() error {
 // nothing.
 func (h *Host) Tick() {
 	now := h.o.Clock.Elapsed()
-	h.mu.RLock()
-	due := make([]*member, 0, len(h.active))
-	for m := range h.active {
-		due = append(due, m)
-	}
-	h.mu.RUnlock()
+	h.activeMu.Lock()
+	due := h.active
+	h.active = nil
+	h.activeMu.Unlock()
 	sortMembers(due)
 	for _, m := range due {
-		var active bool
-		h.with(m, func(eff *partition.Effects) { active = m.Tick(now, eff) })
-		if !active {
-			h.mu.Lock()
-			delete(h.active, m)
-			h.mu.Unlock()
+		m.active.Store(false)
+		var more bool
+		h.with(m, func(eff *partition.Effects) { more = m.Tick(now, eff) })
+		if more {
+			h.activate(m)
 		}
 	}
 }

@@ -134,8 +134,8 @@ func (m *Manager) Following(r *partition.Replica, from, to model.BrokerID) {
 	}
 }
 
-// DurableMoved reports a follower's durable end to its leader (host.Output).
-func (m *Manager) DurableMoved(r *partition.Replica, leader model.BrokerID) {
+// Report queues a follower's durable end for its leader (host.Output).
+func (m *Manager) Report(r *partition.Replica, leader model.BrokerID) {
 	m.mu.Lock()
 	l := m.leaders[leader]
 	m.mu.Unlock()
@@ -230,7 +230,9 @@ func (l *link) fetchOnce(body []byte) ([]byte, error) {
 	if err := resp.ReadFrom(raw); err != nil {
 		return body, err
 	}
-	return body, l.session.Apply(resp, l.m.o.Clock.Elapsed())
+	now := l.m.o.Clock.Elapsed()
+	l.m.o.Fetches.Heard(l.leader, now)
+	return body, l.session.Apply(resp, now)
 }
 
 // callTimeout bounds a prompt call to another broker.

@@ -118,12 +118,12 @@ func (p *reporter) reportOnce() error {
 	rep := DurableReport{Incarnation: m.host.Incarnation(), Ends: make([]DurableEnd, 0, len(rs))}
 	kept := rs[:0]
 	for _, r := range rs {
-		st := r.FetchState()
-		if !st.Following || st.Leader != p.l.leader {
-			continue
+		leader, pr, ok := r.DurableReport()
+		if !ok || leader != p.l.leader {
+			continue // it asks again when it may report
 		}
 		kept = append(kept, r)
-		rep.Ends = append(rep.Ends, DurableEnd{TP: r.TP(), Epoch: st.Epoch, End: st.DurableEnd})
+		rep.Ends = append(rep.Ends, DurableEnd{TP: r.TP(), Epoch: pr.Epoch, End: pr.End})
 	}
 	ctx, cancel := context.WithTimeout(m.ctx, callTimeout)
 	defer cancel()

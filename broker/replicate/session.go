@@ -164,7 +164,6 @@ func addPartition(req *kmsg.FetchRequest, tp model.TopicPartition, st partition.
 	p.LastFetchedEpoch = st.LastEpoch
 	p.LogStartOffset = st.LogStart
 	p.PartitionMaxBytes = partitionMaxBytes
-	p.HighWatermark = st.HighWatermark
 	if n := len(req.Topics); n > 0 && req.Topics[n-1].TopicID == tp.Topic {
 		req.Topics[n-1].Partitions = append(req.Topics[n-1].Partitions, p)
 		return
@@ -251,19 +250,20 @@ func (s *Session) applyPartition(tp model.TopicPartition, p *kmsg.FetchResponseT
 // take carries one partition's answer into its replica. An error means that the
 // position should be tried again after a pause.
 func (s *Session) take(r *partition.Replica, sent partition.FetchState, p *kmsg.FetchResponseTopicPartition, now time.Duration, eff *partition.Effects) error {
+	f := partition.Fetched{
+		Leader: s.leader, Epoch: sent.Epoch, FetchOffset: sent.Offset, Generation: sent.Generation, Batches: p.RecordBatches,
+		LeaderHW: p.HighWatermark, LeaderStart: p.LogStartOffset, Now: now,
+	}
 	switch err := kerr.ErrorForCode(p.ErrorCode); {
 	case err == kerr.OffsetOutOfRange:
-		return r.OutOfRange(sent, p.LogStartOffset, p.HighWatermark, eff)
+		return r.FetchOutOfRange(f, eff)
 	case err != nil:
 		return err
 	}
 	if d := p.DivergingEpoch; d.Epoch >= 0 || d.EndOffset >= 0 {
-		return r.Diverged(sent, partition.EpochEnd{Epoch: d.Epoch, End: d.EndOffset}, eff)
+		return r.Diverged(s.leader, sent.Epoch, partition.EpochEnd{Epoch: d.Epoch, End: d.EndOffset}, eff)
 	}
-	return r.AppendFetched(partition.Fetched{
-		Leader: s.leader, Epoch: sent.Epoch, FetchOffset: sent.Offset, Batches: p.RecordBatches,
-		LeaderHW: p.HighWatermark, LeaderStart: p.LogStartOffset, Now: now,
-	}, eff)
+	return r.AppendFetched(f, eff)
 }
 
 func sortedKeys(m map[model.TopicPartition]struct{}) []model.TopicPartition {
