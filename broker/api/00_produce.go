@@ -58,6 +58,7 @@ type produceCall struct {
 type producePart struct {
 	call    *produceCall
 	at      *control.Partition // for hints; nil if unknown
+	replica Replica            // nil if it was refused
 	req     partition.AppendRequest
 	decided bool // guarded by call.mu
 	result  partition.AppendResult
@@ -127,6 +128,7 @@ func (p *produceCall) appendTo(pt *producePart, img *control.Image, t *kmsg.Prod
 			return
 		}
 		pt.req = partition.AppendRequest{Batches: rp.Records, Acks: p.req.Acks, Epoch: -1, Done: pt}
+		pt.replica = f.replica
 		f.replica.Append(&pt.req)
 	}
 }
@@ -137,16 +139,12 @@ func (p *produceCall) appendTo(pt *producePart, img *control.Image, t *kmsg.Prod
 func checkRecords(version int16, records []byte) (code int16, msg string) {
 	h, raw, err := batch.Next(records)
 	switch {
-	case err != nil && len(records) < batch.HeaderLen:
+	case len(records) < batch.HeaderLen || (err == nil && len(raw) != len(records)):
 		return kerr.InvalidRecord.Code, "a partition needs exactly one record batch"
-	case err != nil:
-		return kerr.CorruptMessage.Code, err.Error()
-	case len(raw) != len(records):
-		return kerr.InvalidRecord.Code, "a partition needs exactly one record batch"
-	case version < 7 && h.Compression() == zstdCodec:
+	case err == nil && version < 7 && h.Compression() == zstdCodec:
 		return kerr.UnsupportedCompressionType.Code, "zstd needs produce version 7"
 	default:
-		return 0, ""
+		return 0, "" // other faults are the replica's to name
 	}
 }
 
@@ -162,14 +160,26 @@ func (p *produceCall) armTimeout() {
 	p.timer = time.AfterFunc(max(millis(p.req.TimeoutMillis), 0), p.expire)
 }
 
-// expire answers with what is known at the timeout. The replicas keep the
-// batches, so the body must not be recycled.
+// expire gives up at the timeout. Appends that are written complete with a
+// timeout at once. Those that are still queued keep their batches, so the body
+// must not be recycled after the answer.
 func (p *produceCall) expire() {
 	defer p.recoverPanic()
+	for i := range p.parts {
+		if pt := &p.parts[i]; !p.isDecided(pt) {
+			pt.replica.Cancel(pt)
+		}
+	}
 	if p.freeze() {
 		p.out.Detach()
 		p.answer()
 	}
+}
+
+func (p *produceCall) isDecided(pt *producePart) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return pt.decided || p.sent
 }
 
 // finish counts n decided partitions and answers after the last.

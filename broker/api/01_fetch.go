@@ -2,6 +2,7 @@ package api
 
 import (
 	"fmt"
+	"hash/maphash"
 	"math"
 
 	"github.com/tailrace/tailrace/broker/control"
@@ -34,7 +35,9 @@ func fetch(c *call) {
 		return
 	}
 	f.limits()
-	f.rack = cloneString(f.req.Rack)
+	if f.rack = cloneString(f.req.Rack); f.rack != "" {
+		f.client = maphash.String(clientSeed, c.peer.Remote+c.clientID) | 1
+	}
 	code, started := f.enterSet()
 	switch {
 	case code != 0:
@@ -43,6 +46,9 @@ func fetch(c *call) {
 		f.run()
 	}
 }
+
+// clientSeed makes the numbers of consumers, which never leave the process.
+var clientSeed = maphash.MakeSeed()
 
 // identify decides whether a consumer or which follower asks.
 func (f *fetchCall) identify() error {
@@ -70,12 +76,12 @@ func (f *fetchCall) limits() {
 	f.deadline = f.s.b.Clock().Elapsed() + millis(max(f.req.MaxWaitMillis, 0))
 }
 
-// mask is what may change the answer to this request.
-func (f *fetchCall) mask() Change {
+// kinds is what may change the answer to this request.
+func (f *fetchCall) kinds() partition.Kind {
 	if f.follower != model.NoBroker {
-		return ChangeEnd | ChangeHW | ChangeRole
+		return partition.EndMoved | partition.HWMoved
 	}
-	return ChangeHW | ChangeRole
+	return partition.HWMoved
 }
 
 // read reads one partition into its entry. remaining is what is left of the
@@ -95,7 +101,7 @@ func (f *fetchCall) read(img *control.Image, e *fetchEntry, remaining int, first
 	req := partition.ReadRequest{
 		Offset: e.offset, MaxBytes: min(int(max(e.maxBytes, 0)), max(remaining, 0)), MinOne: first,
 		CurrentEpoch: e.currentEpoch, LastFetchedEpoch: e.lastFetchedEpoch,
-		Follower: f.follower, Incarnation: f.incarnation, Rack: f.rack,
+		Follower: f.follower, Incarnation: f.incarnation, Rack: f.rack, Client: f.client,
 		ReadCommitted: f.req.IsolationLevel == 1, Now: f.s.b.Clock().Elapsed(),
 	}
 	e.res = fd.replica.Read(req)

@@ -3,6 +3,7 @@ package api
 import (
 	"github.com/tailrace/tailrace/broker/control"
 	"github.com/tailrace/tailrace/internal/model"
+	"github.com/tailrace/tailrace/partition"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
@@ -31,8 +32,8 @@ func listOffsets(c *call) {
 
 // specialSince is the version that introduced each special timestamp.
 var specialSince = map[int64]int16{
-	TimestampLatest: 0, TimestampEarliest: 0, TimestampMax: 7,
-	TimestampEarliestLocal: 8, TimestampLatestTiered: 9, TimestampEarliestPending: 11,
+	partition.OffsetLatest: 0, partition.OffsetEarliest: 0, partition.OffsetMaxTimestamp: 7,
+	partition.OffsetEarliestLocal: 8, partition.OffsetLatestTiered: 9, partition.OffsetEarliestPending: 11,
 }
 
 func listOffset(c *call, img *control.Image, req *kmsg.ListOffsetsRequest, topic string, p *kmsg.ListOffsetsRequestTopicPartition) kmsg.ListOffsetsResponseTopicPartition {
@@ -51,7 +52,7 @@ func listOffset(c *call, img *control.Image, req *kmsg.ListOffsetsRequest, topic
 			return r
 		}
 	}
-	res := f.replica.Offset(OffsetRequest{Timestamp: p.Timestamp, CurrentEpoch: p.CurrentLeaderEpoch, Follower: model.BrokerID(replicaID(c, req.ReplicaID)), ReadCommitted: req.IsolationLevel == 1})
+	res := f.replica.ListOffset(partition.OffsetQuery{Timestamp: p.Timestamp, CurrentEpoch: p.CurrentLeaderEpoch, Confirmed: c.s.b.LeaseValid()})
 	r.ErrorCode, r.Timestamp, r.Offset, r.LeaderEpoch = res.Err, res.Timestamp, res.Offset, res.Epoch
 	if r.ErrorCode == kerr.OffsetNotAvailable.Code && c.version < 5 {
 		r.ErrorCode = kerr.LeaderNotAvailable.Code

@@ -5,7 +5,6 @@ import (
 	"maps"
 	"math"
 	"slices"
-	"sort"
 	"time"
 
 	"github.com/tailrace/tailrace/broker/control"
@@ -92,15 +91,11 @@ func answerMetadata(c *call, req *kmsg.MetadataRequest, created bool) {
 }
 
 func metadataBrokers(c *call, img *control.Image) []kmsg.MetadataResponseBroker {
-	brokers := make([]kmsg.MetadataResponseBroker, 0, len(img.Brokers))
-	for id, b := range img.Brokers {
-		host, port, ok := c.s.b.Endpoint(c.peer.Listener, id)
-		if !ok || b.Fenced {
-			continue
-		}
-		brokers = append(brokers, kmsg.MetadataResponseBroker{NodeID: int32(id), Host: host, Port: port, Rack: rackOf(img, id)})
+	reachable := reachableBrokers(c, img, false)
+	brokers := make([]kmsg.MetadataResponseBroker, len(reachable))
+	for i, b := range reachable {
+		brokers[i] = kmsg.MetadataResponseBroker{NodeID: b.id, Host: b.host, Port: b.port, Rack: b.rack}
 	}
-	sort.Slice(brokers, func(i, j int) bool { return brokers[i].NodeID < brokers[j].NodeID })
 	return brokers
 }
 

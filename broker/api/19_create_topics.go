@@ -54,7 +54,7 @@ func newTopic(c *call, t *kmsg.CreateTopicsRequestTopic, repeated bool) (nt cont
 	switch {
 	case repeated:
 		return nt, kerr.InvalidRequest.Code, "the request names this topic more than once"
-	case !c.allowedCluster() && !c.allowed(OpCreate, ResourceTopic, t.Topic):
+	case !c.allowed(OpCreate, ResourceCluster, clusterName) && !c.allowed(OpCreate, ResourceTopic, t.Topic):
 		return nt, kerr.TopicAuthorizationFailed.Code, ""
 	case !validTopicName(t.Topic):
 		return nt, kerr.InvalidTopicException.Code, "a topic name has 1 to 249 of the characters a-z A-Z 0-9 . _ - and is not . or .."
@@ -100,10 +100,9 @@ func brokerIDs(in []int32) []model.BrokerID {
 
 // createdTopic fills in the outcome of the k-th topic of the command.
 func createdTopic(c *call, r *kmsg.CreateTopicsResponseTopic, res control.Result, k int, err error, set map[string]string) {
-	code, msg := outcome(res, len(res.Topics), err)
-	if code == 0 {
+	code, msg := topicOutcome(res, k, err)
+	if err == nil && k < len(res.Topics) {
 		t := &res.Topics[k]
-		code, msg = t.Code, t.Message
 		r.TopicID = t.ID
 		if code == 0 {
 			r.NumPartitions, r.ReplicationFactor = t.Partitions, t.ReplicationFactor
@@ -116,18 +115,4 @@ func createdTopic(c *call, r *kmsg.CreateTopicsResponseTopic, res control.Result
 		}
 	}
 	r.ErrorCode, r.ErrorMessage = code, message(msg)
-}
-
-// outcome is a command's failure as a whole; n is the length of its results.
-func outcome(res control.Result, n int, err error) (int16, string) {
-	switch {
-	case err != nil:
-		return submitError(err)
-	case res.Code != 0:
-		return res.Code, res.Message
-	case n == 0:
-		return kerr.UnknownServerError.Code, "the controller gave no result"
-	default:
-		return 0, ""
-	}
 }

@@ -33,16 +33,15 @@ const (
 // clusterName is the only resource of type cluster.
 const clusterName = "kafka-cluster"
 
-// When says where a key's check happens.
+// When says how a key is checked.
 type When uint8
 
-// The places of a check. The zero value is none of them: a key without an
+// The kinds of check. The zero value is none of them: a key without an
 // entry fails the tests and is refused at run time.
 const (
 	Unset       When = iota
 	Open             // anybody who may connect
-	Before           // on the cluster, before the handler
-	PerResource      // by the handler, for every resource named in the request
+	PerResource      // by the handler, for every resource that the request is about
 )
 
 // Auth is a key's entry in the authorization table.

@@ -42,83 +42,29 @@ type Backend interface {
 	Event(Event)
 }
 
-// Replica is a replica of one partition as the protocol sees it. Calls never
-// block on other brokers; the implementation carries out their effects.
+// Replica is a replica of one partition as the protocol sees it: a
+// *partition.Replica whose caller carries the effects out.
 type Replica interface {
-	// Append queues an append. req.Done is completed exactly once, possibly
-	// before Append returns and on any goroutine.
+	// Append hands a produce over. req.Done is completed exactly once,
+	// possibly before Append returns, on any goroutine.
 	Append(req *partition.AppendRequest)
-	// Read reads committed records for a consumer, or all for a follower. A
-	// Range in the result is pinned until Release.
+	// Cancel gives up waiting for an append that was written. It completes it,
+	// or leaves that to come.
+	Cancel(c partition.Completion)
+	// Read reads committed records for a consumer, all for a follower.
 	Read(req partition.ReadRequest) partition.ReadResult
-	// Watch calls fn after every change of the kinds in mask, outside every
-	// lock, until cancel is called. fn must be quick and must not call back.
-	// A call may still be in flight when cancel returns. Deleting the replica
-	// counts as ChangeRole.
-	Watch(mask Change, fn func()) (cancel func())
-	// Offset answers ListOffsets.
-	Offset(req OffsetRequest) OffsetResult
-	// EpochEnd answers OffsetForLeaderEpoch: the largest epoch not above the
-	// asked one and the start of the next larger epoch; (-1, -1) if unknown.
-	// current fences the question when ≥ 0.
-	EpochEnd(current, epoch model.LeaderEpoch) EpochEndResult
-	// DeleteRecords moves the log start to before, or to the high watermark if
-	// before is -1, and returns the new log start.
-	DeleteRecords(ctx context.Context, before int64) (low int64, code int16)
+	// Watch and Unwatch are partition.Replica's. Deleting a replica wakes its
+	// watchers as a change of role.
+	Watch(w partition.Watcher, kinds partition.Kind)
+	Unwatch(w partition.Watcher)
+	// ListOffset answers ListOffsets.
+	ListOffset(q partition.OffsetQuery) partition.OffsetResult
+	// OffsetForEpoch answers OffsetForLeaderEpoch.
+	OffsetForEpoch(current, asked model.LeaderEpoch) (code int16, d partition.EpochEnd)
+	// DeleteRecords moves the log start up, to the high watermark for -1.
+	DeleteRecords(offset int64) (code int16, logStart int64)
 	// Status is a snapshot for tools.
-	Status() ReplicaStatus
-}
-
-// Change is a set of what may change in a replica.
-type Change uint8
-
-// The kinds of change.
-const (
-	ChangeEnd  Change = 1 << iota // the log end moved: followers care
-	ChangeHW                      // the high watermark moved: everybody cares
-	ChangeRole                    // leader, epoch, role, log start or existence changed
-)
-
-// Special timestamps of ListOffsets.
-const (
-	TimestampLatest          = -1 // high watermark, or last stable offset for read_committed
-	TimestampEarliest        = -2
-	TimestampMax             = -3 // KIP-734: the record with the greatest timestamp
-	TimestampEarliestLocal   = -4 // KIP-405
-	TimestampLatestTiered    = -5 // KIP-1005
-	TimestampEarliestPending = -6 // KIP-1023: earliest not yet uploaded
-)
-
-// OffsetRequest asks for an offset by time.
-type OffsetRequest struct {
-	Timestamp     int64             // ≥ 0 in milliseconds, or one of the special values
-	CurrentEpoch  model.LeaderEpoch // -1: not given
-	Follower      model.BrokerID    // -1: a consumer
-	ReadCommitted bool
-}
-
-// OffsetResult answers it; Offset and Timestamp are -1 when no record matches.
-// Epoch is that of the record found.
-type OffsetResult struct {
-	Err       int16
-	Offset    int64
-	Timestamp int64
-	Epoch     model.LeaderEpoch
-}
-
-// EpochEndResult is the end of an epoch.
-type EpochEndResult struct {
-	Err   int16
-	Epoch model.LeaderEpoch
-	End   int64
-}
-
-// ReplicaStatus is a replica's figures.
-type ReplicaStatus struct {
-	Size          int64 // bytes on disk
-	LogStart      int64
-	End           int64
-	HighWatermark int64
+	Status() partition.Status
 }
 
 // LogDir is a data directory.

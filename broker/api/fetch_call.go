@@ -17,6 +17,7 @@ type fetchCall struct {
 	follower    model.BrokerID // NoBroker: a consumer
 	incarnation model.Incarnation
 	rack        string
+	client      uint64 // tells consumers with a rack apart; 0 without one
 	maxBytes    int
 	minBytes    int
 	deadline    time.Duration

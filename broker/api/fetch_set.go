@@ -71,7 +71,6 @@ type fetchEntry struct {
 	rechecked bool // in set.recheck
 	removed   bool
 	replica   Replica // that is watched; nil: none
-	unwatch   func()
 
 	dirty atomic.Bool // in set.dirty
 
@@ -140,15 +139,15 @@ func (e *fetchEntry) watch(r Replica, f *fetchCall) {
 	e.stopWatching()
 	e.replica = r
 	if r != nil {
-		e.unwatch = r.Watch(f.mask(), e.changed)
+		r.Watch(e, f.kinds())
 	}
 }
 
 func (e *fetchEntry) stopWatching() {
-	if e.unwatch != nil {
-		e.unwatch()
+	if e.replica != nil {
+		e.replica.Unwatch(e)
+		e.replica = nil
 	}
-	e.replica, e.unwatch = nil, nil
 }
 
 // tp resolves the entry's partition; a zero value has no replica.
@@ -164,8 +163,9 @@ func (e *fetchEntry) tp(f *fetchCall) model.TopicPartition {
 	return model.TopicPartition{Topic: t.ID, Partition: e.partition}
 }
 
-// changed is called by the replica: quickly, from any goroutine.
-func (e *fetchEntry) changed() {
+// Wake implements partition.Watcher: it is called by the replica, from any
+// goroutine.
+func (e *fetchEntry) Wake() {
 	if e.dirty.Swap(true) {
 		return
 	}
@@ -184,7 +184,12 @@ func (e *fetchEntry) changed() {
 // nothing changes, and whether the answer must leave now.
 func (e *fetchEntry) settle(f *fetchCall) (keep, immediate bool) {
 	res := &e.res
-	if res.Err != 0 || res.Diverging != nil || res.PreferredReplica != model.NoBroker {
+	switch {
+	case res.Err == kerr.OffsetNotAvailable.Code && f.follower == model.NoBroker:
+		// A new leader that does not know the committed end yet. Not every
+		// client knows this error on a fetch, so it is an empty answer.
+		res.Err, keep = 0, true
+	case res.Err != 0 || res.NoWait || res.Diverging != nil || res.PreferredReplica != model.NoBroker:
 		return true, true
 	}
 	if f.follower != model.NoBroker && res.HighWatermark != e.sentHW {
@@ -196,7 +201,7 @@ func (e *fetchEntry) settle(f *fetchCall) (keep, immediate bool) {
 		e.rechecked = true
 		e.set.recheck = append(e.set.recheck, e)
 	}
-	return e.bytes() > 0, immediate
+	return keep || e.bytes() > 0, immediate
 }
 
 // news reports whether an incremental answer must contain the entry (KIP-227).

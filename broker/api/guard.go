@@ -60,11 +60,26 @@ func (g *guard) step(st *step) error {
 		return g.skip(uint64(st.size))
 	case arrayField:
 		return g.array(st.elem)
+	case nullableField:
+		return g.nullable(st.elem)
 	case stringField:
 		return g.lengthAndSkip(2)
 	default:
 		return g.lengthAndSkip(4)
 	}
+}
+
+// nullable walks a structure behind a byte that is negative for null.
+func (g *guard) nullable(elem *layout) error {
+	if len(g.b) == 0 {
+		return fmt.Errorf("%w: cut short", ErrMalformed)
+	}
+	present := int8(g.b[0]) >= 0
+	g.b = g.b[1:]
+	if !present {
+		return nil
+	}
+	return g.walk(elem)
 }
 
 func (g *guard) array(elem *layout) error {

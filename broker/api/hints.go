@@ -1,6 +1,9 @@
 package api
 
 import (
+	"maps"
+	"slices"
+
 	"github.com/tailrace/tailrace/broker/control"
 	"github.com/tailrace/tailrace/internal/model"
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -17,6 +20,8 @@ type endpoint struct {
 	host string
 	port int32
 	rack *string
+
+	fenced bool
 }
 
 // wantsHint reports whether code says that the client asked the wrong broker.
@@ -39,7 +44,7 @@ func (h *leaderHints) add(c *call, img *control.Image, p *control.Partition) (le
 	if !ok {
 		return -1, -1
 	}
-	h.nodes = append(h.nodes, endpoint{int32(p.Leader), host, port, rackOf(img, p.Leader)})
+	h.nodes = append(h.nodes, endpoint{id: int32(p.Leader), host: host, port: port, rack: rackOf(img, p.Leader)})
 	return int32(p.Leader), p.LeaderEpoch
 }
 
@@ -49,4 +54,18 @@ func rackOf(img *control.Image, id model.BrokerID) *string {
 		return &b.Rack
 	}
 	return nil
+}
+
+// reachableBrokers lists the brokers that clients of this listener can reach,
+// by id.
+func reachableBrokers(c *call, img *control.Image, fenced bool) []endpoint {
+	out := make([]endpoint, 0, len(img.Brokers))
+	for _, id := range slices.Sorted(maps.Keys(img.Brokers)) {
+		b := img.Brokers[id]
+		host, port, ok := c.s.b.Endpoint(c.peer.Listener, id)
+		if ok && (fenced || !b.Fenced) {
+			out = append(out, endpoint{id: int32(id), host: host, port: port, rack: rackOf(img, id), fenced: b.Fenced})
+		}
+	}
+	return out
 }

@@ -16,6 +16,7 @@ import (
 //	[ … ]       array of structures
 //	<n:s        tagged field n, a plain value; other tags are skipped by size
 //	<n … >      tagged field n, a structure
+//	( … )       nullable structure
 //
 // A suffix limits versions: s@3+, s@0-12 or s@7; for brackets it follows the
 // closing one. A test checks every schema against kmsg's encoder, in every
@@ -29,6 +30,7 @@ const (
 	stringField
 	bytesField
 	arrayField
+	nullableField
 )
 
 type field struct {
@@ -52,7 +54,7 @@ type step struct {
 	kind fieldKind
 	size int
 	tag  int32
-	elem *layout // of an array's elements, or of a tagged value
+	elem *layout // of an array's elements, a tagged value or a structure
 }
 
 var fixedSizes = map[string]int{"b": 1, "h": 2, "i": 4, "l": 8, "u": 16}
@@ -94,6 +96,8 @@ func (p *schemaParser) field(word string) field {
 	switch {
 	case word == "[":
 		return field{kind: arrayField, tag: -1, isStruct: true, elems: p.fields("]")}
+	case word == "(":
+		return field{kind: nullableField, tag: -1, isStruct: true, elems: p.fields(")")}
 	case word[0] == '*':
 		return field{kind: arrayField, tag: -1, elems: schema{plain(word[1:])}}
 	case word[0] == '<':
@@ -179,6 +183,8 @@ func (st step) minLen(flexible bool) int {
 	switch {
 	case st.kind == fixedField:
 		return st.size
+	case st.kind == nullableField:
+		return 1
 	case flexible:
 		return 1
 	case st.kind == stringField:
