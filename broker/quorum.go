@@ -198,7 +198,9 @@ func (b *Broker) evidence(id model.BrokerID, e control.Evidence) {
 	if br == nil {
 		return
 	}
-	b.node.PeerDown(br.RaftID)
+	if e == control.EvidenceRefused {
+		b.node.PeerDown(br.RaftID) // an election of the quorum need not wait for silence
+	}
 	if br.Fenced {
 		return
 	}

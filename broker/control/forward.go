@@ -22,6 +22,13 @@ const (
 	callSuspicion
 )
 
+// Prompt reports whether a request of Transport.Call is answered without
+// waiting for a decision: heartbeats and evidence. They deserve a connection
+// of their own.
+func Prompt(request []byte) bool {
+	return len(request) > 0 && (request[0] == callHeartbeat || request[0] == callSuspicion)
+}
+
 // Status bytes of the answers.
 const (
 	answerOK byte = iota

@@ -26,6 +26,9 @@ type SessionOptions struct {
 	Applied  func() uint64
 	Interval time.Duration // of heartbeats; default 500 ms
 	Lease    time.Duration // default DefaultLease; the controller's session is longer
+	// OnRegistered hears of each new incarnation once it is durable and before
+	// its first heartbeat. May be nil.
+	OnRegistered func(model.Incarnation)
 	// OnRefused hears why a registration was refused; it is tried again. May
 	// be nil.
 	OnRefused func(error)
@@ -64,6 +67,9 @@ func NewSession(o SessionOptions) *Session {
 	}
 	if o.Applied == nil {
 		o.Applied = func() uint64 { return o.Node.Image().Index }
+	}
+	if o.OnRegistered == nil {
+		o.OnRegistered = func(model.Incarnation) {}
 	}
 	if o.OnRefused == nil {
 		o.OnRefused = func(error) {}
@@ -140,6 +146,7 @@ func (s *Session) register(ctx context.Context) error {
 				return err
 			}
 			s.update(func() { s.state.Incarnation = r.Incarnation })
+			s.o.OnRegistered(r.Incarnation)
 			return s.o.Node.WaitApplied(ctx, uint64(r.Incarnation))
 		}
 		if err := s.pause(ctx); err != nil {
