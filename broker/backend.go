@@ -29,7 +29,7 @@ func (b *Broker) Image() *control.Image {
 // Replica returns the hosted replica of tp.
 func (b *Broker) Replica(tp model.TopicPartition) api.Replica {
 	if v, ok := b.views.Load(tp); ok {
-		if v := v.(*replicaView); b.host.Replica(tp) == v.r {
+		if v := v.(*replicaView); b.host.Replica(tp) == v.Replica {
 			return v
 		}
 	}
@@ -38,7 +38,7 @@ func (b *Broker) Replica(tp model.TopicPartition) api.Replica {
 		b.views.Delete(tp)
 		return nil
 	}
-	v := &replicaView{b: b, h: b.host, r: r}
+	v := &replicaView{Replica: r, b: b, h: b.host}
 	b.views.Store(tp, v)
 	return v
 }

@@ -40,9 +40,11 @@ type Options struct {
 	Advertise string
 	Rack      string
 	Join      []string // gossip addresses
-	Expect    int      // --bootstrap-expect
-	Secret    []byte
-	Insecure  bool
+	// OnGossip is told the gossip address once it is bound. May be nil.
+	OnGossip func(addr string)
+	Expect   int // --bootstrap-expect
+	Secret   []byte
+	Insecure bool
 	// DiskReserve is the free space, in bytes, below which produces are
 	// refused; 0 means max(1 GiB, 2 %).
 	DiskReserve     int64
@@ -88,7 +90,7 @@ type Broker struct {
 	peers    *transport.Peers
 	internal *transport.Server
 	node     *control.Node
-	nodeUp   atomic.Bool // node is set; gossip events before it are dropped
+	up       atomic.Bool // everything below join is set: other brokers are served
 	session  *control.Session
 	host     *host.Host
 	repl     *replicate.Manager
@@ -109,6 +111,17 @@ type Broker struct {
 	fetches     partition.Contacts
 	identity    atomic.Pointer[transport.Identity]
 	closeOnce   sync.Once
+}
+
+// KafkaAddr is the address of the Kafka listener.
+func (b *Broker) KafkaAddr() string { return b.kafkaListener.Addr().String() }
+
+// HTTPURL is the address of the console, "" without one.
+func (b *Broker) HTTPURL() string {
+	if b.httpListener == nil {
+		return ""
+	}
+	return b.httpURL()
 }
 
 // background runs f on a goroutine that Close waits for.
@@ -153,7 +166,7 @@ func Start(ctx context.Context, o Options) (*Broker, error) {
 
 // open takes the data directory.
 func (b *Broker) open() error {
-	dir, err := identity.Open(identity.Options{FS: b.vfs(), Dir: b.o.Dir, Broker: b.o.ID})
+	dir, err := identity.Open(identity.Options{Dir: b.o.Dir, Broker: b.o.ID})
 	if err != nil {
 		return err
 	}
@@ -198,11 +211,7 @@ func (b *Broker) join(ctx context.Context) error {
 	cred := transport.Credentials{Secret: b.o.Secret, Insecure: b.o.Insecure}
 	b.peers = transport.NewPeers(transport.PeersOptions{
 		Identity: who, Credentials: cred, OnRefused: b.refused,
-		OnDown: func(to transport.To, class transport.Class, err error) {
-			if b.nodeUp.Load() {
-				b.suspect(to.ID)
-			}
-		},
+		OnDown: func(to transport.To, _ transport.Class, _ error) { b.suspect(to.ID) },
 	})
 	b.internal = transport.NewServer(transport.ServerOptions{
 		Identity: who, Credentials: cred,
@@ -215,6 +224,9 @@ func (b *Broker) join(ctx context.Context) error {
 	var err error
 	if b.gossip, err = startGossip(b); err != nil {
 		return fmt.Errorf("--gossip %s: %w", b.o.Gossip, err)
+	}
+	if b.o.OnGossip != nil {
+		b.o.OnGossip(b.gossip.Addr())
 	}
 	if err := b.found(ctx); err != nil {
 		return err
@@ -239,13 +251,12 @@ func (b *Broker) run() error {
 		return err
 	}
 	b.api = api.New(b, api.Options{})
-	b.internalReady()
 	b.background(func() { b.syncer.run(b.ctx) })
 	b.background(func() { b.applier.run(b.ctx) })
 	b.background(func() { every(b.ctx, tickEvery, b.host.Tick) })
 	b.background(func() { every(b.ctx, maintainEvery, b.maintain) })
-	b.background(func() { every(b.ctx, scrubEvery, b.scrub) })
 	b.node.Start()
+	b.up.Store(true)
 	b.background(func() {
 		if err := b.session.Run(b.ctx); err != nil && b.ctx.Err() == nil && !errors.Is(err, control.ErrStopped) {
 			b.fail(fmt.Errorf("session with the controller: %w", err))
@@ -303,7 +314,6 @@ func (b *Broker) startQuorum() error {
 		},
 		OnRefused: func(err error) { b.log.Warn().Err(err).Msg("not registered yet") },
 	})
-	b.nodeUp.Store(true)
 	return nil
 }
 
@@ -380,7 +390,7 @@ func (b *Broker) close() {
 	if b.gossip != nil {
 		b.gossip.close()
 	}
-	if b.node != nil && b.nodeUp.Load() {
+	if b.node != nil && b.up.Load() {
 		b.node.Close()
 	}
 	b.wg.Wait()

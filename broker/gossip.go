@@ -36,9 +36,6 @@ func startGossip(b *Broker) (*gossip, error) {
 
 // gossipEvent turns a hint into a probe; the hint itself decides nothing (I17).
 func (b *Broker) gossipEvent(e member.Event) {
-	if !b.nodeUp.Load() {
-		return
-	}
 	if e.Kind == member.Suspect || e.Kind == member.Leave && !e.Graceful {
 		b.suspect(e.Meta.Broker)
 	}

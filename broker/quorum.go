@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/tailrace/tailrace/broker/control"
+	"github.com/tailrace/tailrace/broker/replicate"
 	"github.com/tailrace/tailrace/broker/transport"
 	"github.com/tailrace/tailrace/broker/wire"
 	"github.com/tailrace/tailrace/internal/model"
@@ -54,22 +55,29 @@ func (q quorumTransport) Call(ctx context.Context, to uint64, request []byte) ([
 	return append([]byte(nil), resp...), nil
 }
 
-// peerByRaftID finds a member's address: from the image, or from gossip while
-// it is not registered.
+// peerByRaftID finds a member's address. Gossip knows where its process listens
+// now; the image knows where it did when it registered last. Whoever answers at
+// the address must prove to be that broker.
 func (b *Broker) peerByRaftID(id uint64) (transport.To, bool) {
+	if to, ok := b.gossip.byRaftID(id); ok {
+		return to, true
+	}
 	for _, br := range b.node.Image().Brokers {
 		if br.RaftID == id {
 			return transport.To{ID: br.ID, Addr: br.Internal}, true
 		}
 	}
-	return b.gossip.byRaftID(id)
+	return transport.To{}, false
 }
 
-// peerByID finds a broker's internal address.
+// peerByID finds a registered broker's internal address.
 func (b *Broker) peerByID(id model.BrokerID) (transport.To, bool) {
 	br := b.node.Image().Brokers[id]
 	if br == nil {
 		return transport.To{}, false
+	}
+	if to, ok := b.gossip.byRaftID(br.RaftID); ok && to.ID == id {
+		return to, true
 	}
 	return transport.To{ID: id, Addr: br.Internal}, true
 }
@@ -86,38 +94,59 @@ func (c caller) Call(ctx context.Context, to model.BrokerID, class transport.Cla
 	return c.b.peers.Call(ctx, peer, class, key, version, body)
 }
 
-// serveInternal registers what other brokers may ask.
+// errStarting is why a request of another broker is turned away before this one
+// has opened its metadata; the other one tries again.
+var errStarting = errors.New("broker: still starting")
+
+// serveInternal registers what other brokers may ask. The listener is up before
+// the metadata is, since founding needs it.
 func (b *Broker) serveInternal(s *transport.Server) {
-	s.Handle(transport.KeyRaft, quorumVersion, quorumVersion, func(r *wire.Request) {
+	handle := func(key, minVersion, maxVersion int16, f wire.HandlerFunc) {
+		s.Handle(key, minVersion, maxVersion, func(r *wire.Request) {
+			if !b.up.Load() {
+				r.Close(errStarting)
+				return
+			}
+			f(r)
+		})
+	}
+	handle(transport.KeyRaft, quorumVersion, quorumVersion, func(r *wire.Request) {
 		b.node.Receive([][]byte{append([]byte(nil), r.Body...)})
 		r.NoReply()
 	})
-	s.Handle(transport.KeyCommand, quorumVersion, quorumVersion, func(r *wire.Request) {
-		body := append([]byte(nil), r.Body...)
-		b.background(func() {
-			ctx, cancel := context.WithTimeout(b.ctx, control.DefaultSubmitTimeout)
-			defer cancel()
-			transport.Reply(r, wire.Part{Bytes: b.node.Serve(ctx, body)})
-		})
-	})
-	s.Handle(transport.KeyDurable, 0, 0, func(r *wire.Request) {
-		peer, _ := transport.PeerOf(r.Conn)
-		resp, err := b.repl.HandleDurable(peer.Broker, r.Body)
-		if err != nil {
-			r.Close(err)
-			return
-		}
-		transport.Reply(r, wire.Part{Bytes: resp})
-	})
-	s.Handle(transport.KeyKick, 0, 0, func(r *wire.Request) {
+	handle(transport.KeyCommand, quorumVersion, quorumVersion, b.serveCommand)
+	handle(transport.KeyDurable, replicate.DurableVersion, replicate.DurableVersion, b.serveDurable)
+	handle(transport.KeyKick, 0, 0, func(r *wire.Request) {
 		b.api.AnswerParked(r.Conn)
 		transport.Reply(r)
 	})
-	s.Handle(fetchKey, fetchVersion, fetchVersion, func(r *wire.Request) {
+	handle(fetchKey, fetchVersion, fetchVersion, func(r *wire.Request) {
 		peer, _ := transport.PeerOf(r.Conn)
 		b.repl.HeardFrom(peer.Broker)
 		b.api.Serve(r)
 	})
+}
+
+// serveCommand has the quorum's member here decide or answer. It may wait for
+// a commit; the connection's limit of requests in flight bounds how many do.
+func (b *Broker) serveCommand(r *wire.Request) {
+	body := append([]byte(nil), r.Body...)
+	b.background(func() {
+		ctx, cancel := context.WithTimeout(b.ctx, control.DefaultSubmitTimeout)
+		defer cancel()
+		transport.Reply(r, wire.Part{Bytes: b.node.Serve(ctx, body)})
+	})
+}
+
+// serveDurable takes a follower's durable ends.
+func (b *Broker) serveDurable(r *wire.Request) {
+	peer, _ := transport.PeerOf(r.Conn)
+	resp, err := b.repl.HandleDurable(peer.Broker, r.Body)
+	if err != nil {
+		r.Close(err)
+		return
+	}
+	transport.Reply(r, wire.Part{Bytes: resp})
 }
 
 // Timing of probes after gossip lost sight of a broker or a connection broke.
@@ -154,7 +183,7 @@ func (s *suspects) end(id model.BrokerID) {
 // suspect probes a broker that gossip or a broken connection made doubtful. Only
 // the outcome of the probe is evidence (I17).
 func (b *Broker) suspect(id model.BrokerID) {
-	if id == b.o.ID || !b.suspects.begin(id) {
+	if !b.up.Load() || id == b.o.ID || !b.suspects.begin(id) {
 		return
 	}
 	b.background(func() {
@@ -181,7 +210,7 @@ func (b *Broker) suspect(id model.BrokerID) {
 // refused is told by the transport that a host refused a connection: the
 // process behind it is gone.
 func (b *Broker) refused(to transport.To, _ transport.Class) {
-	if to.ID == model.NoBroker || !b.refusals.begin(to.ID) {
+	if !b.up.Load() || to.ID == model.NoBroker || !b.refusals.begin(to.ID) {
 		return
 	}
 	b.background(func() {

@@ -1,20 +1,16 @@
 package broker
 
 import (
-	"context"
-
-	"github.com/tailrace/tailrace/broker/api"
 	"github.com/tailrace/tailrace/broker/host"
-	"github.com/tailrace/tailrace/internal/model"
 	"github.com/tailrace/tailrace/partition"
 )
 
-// replicaView is a hosted replica as the protocol sees it. It implements
-// api.Replica.
+// replicaView is a hosted replica whose effects are carried out. It implements
+// api.Replica; what has no effects comes from the replica itself.
 type replicaView struct {
+	*partition.Replica
 	b *Broker
 	h *host.Host
-	r *partition.Replica
 }
 
 // errStorage is Kafka's KAFKA_STORAGE_ERROR, which clients retry.
@@ -29,56 +25,34 @@ func (v *replicaView) Append(req *partition.AppendRequest) {
 		})
 		return
 	}
-	v.h.Append(v.r, req)
+	v.h.Append(v.Replica, req)
+}
+
+// Cancel implements api.Replica.
+func (v *replicaView) Cancel(c partition.Completion) {
+	v.do(func(r *partition.Replica, eff *partition.Effects) { r.Cancel(c, eff) })
 }
 
 // Read implements api.Replica.
-func (v *replicaView) Read(req partition.ReadRequest) partition.ReadResult { return v.h.Read(v.r, req) }
-
-// watch adapts a function to partition.Watcher; its address is its identity.
-type watch struct{ fn func() }
-
-// Wake implements partition.Watcher.
-func (w *watch) Wake() { w.fn() }
-
-// Watch implements api.Replica.
-func (v *replicaView) Watch(mask api.Change, fn func()) (cancel func()) {
-	var kinds partition.Kind
-	if mask&api.ChangeEnd != 0 {
-		kinds |= partition.EndMoved
-	}
-	if mask&api.ChangeHW != 0 {
-		kinds |= partition.HWMoved
-	}
-	w := &watch{fn}
-	v.r.Watch(w, kinds)
-	return func() { v.r.Unwatch(w) }
-}
-
-// Offset implements api.Replica.
-func (v *replicaView) Offset(q api.OffsetRequest) api.OffsetResult {
-	res := v.r.ListOffset(partition.OffsetQuery{Timestamp: q.Timestamp, CurrentEpoch: q.CurrentEpoch, Confirmed: v.b.LeaseValid()})
-	return api.OffsetResult{Err: res.Err, Offset: res.Offset, Timestamp: res.Timestamp, Epoch: res.Epoch}
-}
-
-// EpochEnd implements api.Replica.
-func (v *replicaView) EpochEnd(current, epoch model.LeaderEpoch) api.EpochEndResult {
-	code, d := v.r.OffsetForEpoch(current, epoch)
-	return api.EpochEndResult{Err: code, Epoch: d.Epoch, End: d.End}
+func (v *replicaView) Read(req partition.ReadRequest) partition.ReadResult {
+	return v.h.Read(v.Replica, req)
 }
 
 // DeleteRecords implements api.Replica.
-func (v *replicaView) DeleteRecords(_ context.Context, before int64) (low int64, code int16) {
-	v.h.Do(v.r.TP(), func(r *partition.Replica, eff *partition.Effects) {
-		if r == v.r {
-			code, low = r.DeleteRecords(before, eff)
-		}
-	})
-	return low, code
+func (v *replicaView) DeleteRecords(offset int64) (code int16, logStart int64) {
+	code, logStart = errNotLeader, -1
+	v.do(func(r *partition.Replica, eff *partition.Effects) { code, logStart = r.DeleteRecords(offset, eff) })
+	return code, logStart
 }
 
-// Status implements api.Replica.
-func (v *replicaView) Status() api.ReplicaStatus {
-	s := v.r.Status()
-	return api.ReplicaStatus{Size: s.Bytes, LogStart: s.LogStart, End: s.LogEnd, HighWatermark: s.HighWatermark}
+// errNotLeader is Kafka's NOT_LEADER_OR_FOLLOWER.
+const errNotLeader = 6
+
+// do runs f on the replica unless the host has another one by now.
+func (v *replicaView) do(f func(r *partition.Replica, eff *partition.Effects)) {
+	v.h.Do(v.TP(), func(r *partition.Replica, eff *partition.Effects) {
+		if r == v.Replica {
+			f(r, eff)
+		}
+	})
 }

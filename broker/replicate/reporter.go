@@ -164,6 +164,9 @@ func (p *reporter) more() {
 	}
 }
 
+// HeardFrom notes that a broker was heard from on a connection of the pair.
+func (m *Manager) HeardFrom(b model.BrokerID) { m.o.Contacts.Heard(b, m.o.Clock.Elapsed()) }
+
 // HandleDurable serves a follower's report and returns the answer's body.
 func (m *Manager) HandleDurable(peer model.BrokerID, body []byte) ([]byte, error) {
 	rep, err := DecodeDurableReport(body)

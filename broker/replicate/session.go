@@ -7,6 +7,7 @@ package replicate
 import (
 	"bytes"
 	"cmp"
+	"errors"
 	"slices"
 	"sync"
 	"time"
@@ -146,6 +147,7 @@ func (s *Session) Build(now time.Duration, inc model.Incarnation) *kmsg.FetchReq
 			continue // the metadata that moved it will remove it
 		}
 		p.inSession, p.retryAt = true, 0
+		delete(s.forgotten, tp)
 		addPartition(req, tp, p.sent)
 	}
 	for _, tp := range sortedKeys(s.forgotten) {
@@ -230,10 +232,10 @@ func (s *Session) applyPartition(tp model.TopicPartition, p *kmsg.FetchResponseT
 	if part == nil || !sent.Following {
 		return
 	}
-	failed := true
+	err := partition.ErrStale
 	s.host.Do(tp, func(r *partition.Replica, eff *partition.Effects) {
 		if r == part.r {
-			failed = s.take(r, sent, p, now, eff) != nil
+			err = s.take(r, sent, p, now, eff)
 		}
 	})
 	s.mu.Lock()
@@ -241,10 +243,15 @@ func (s *Session) applyPartition(tp model.TopicPartition, p *kmsg.FetchResponseT
 	if s.parts[tp] != part {
 		return
 	}
-	if failed {
-		part.retryAt = now + retryDelay
-	}
 	s.changed[tp] = struct{}{}
+	part.retryAt = 0
+	if err != nil && !errors.Is(err, partition.ErrStale) {
+		// Out of the session until then: the leader would answer each fetch
+		// at once with what cannot be used.
+		part.retryAt = now + retryDelay
+		part.inSession = false
+		s.forgotten[tp] = struct{}{}
+	}
 }
 
 // take carries one partition's answer into its replica. An error means that the
