@@ -98,18 +98,24 @@ func (r *Range) Release() {
 // nil without an error. ErrOutOfRange: offset is below the log start or above
 // the log end. ErrDamaged, as a *DamageError: the batch at offset is corrupt.
 func (l *Log) Read(offset, limit int64, maxBytes int, minOne bool) (*Range, error) {
-	v, limit, err := l.viewAt(offset, limit)
-	if err != nil || v.seg == nil {
-		return &Range{s: l.s}, err
+	for {
+		v, limit, err := l.viewAt(offset, limit)
+		r := &Range{s: l.s}
+		if err != nil {
+			return nil, err
+		}
+		if v.seg == nil || l.readTail(r, &v, offset, limit, int64(maxBytes)) {
+			return r, nil
+		}
+		err = l.readFile(r, &v, offset, limit, int64(maxBytes), minOne)
+		if err == nil {
+			return r, nil
+		}
+		if !v.seg.dead.Load() {
+			return nil, err
+		}
+		// Retention, truncation or repair took the segment: look again.
 	}
-	r := &Range{s: l.s}
-	if l.readTail(r, &v, offset, limit, int64(maxBytes)) {
-		return r, nil
-	}
-	if err := l.readFile(r, &v, offset, limit, int64(maxBytes), minOne); err != nil {
-		return nil, err
-	}
-	return r, nil
 }
 
 // viewAt takes the bounds of a read. The view has no segment when there is
@@ -181,7 +187,7 @@ func (l *Log) readFile(r *Range, v *view, offset, limit, maxBytes int64, minOne 
 	}
 	sc, err := l.scan(v)
 	if err != nil {
-		return l.readError(v, err)
+		return err
 	}
 	defer sc.close()
 	first, pos, err := l.seek(sc, offset)
@@ -200,7 +206,7 @@ func (l *Log) readFile(r *Range, v *view, offset, limit, maxBytes int64, minOne 
 	}
 	good, err := l.verify(v, pos, end)
 	if err != nil {
-		return l.readError(v, err)
+		return err
 	}
 	if good < end {
 		p := v.find(next - 1)
@@ -229,7 +235,7 @@ func (l *Log) pinBytes(r *Range, h *handle, seg *segment) {
 // readError tells the failure to read a file that the log no longer has from
 // one of a file that it has.
 func (l *Log) readError(v *view, err error) error {
-	if err != nil && v.seg.dead.Load() && !errors.Is(err, ErrDamaged) {
+	if err != nil && v.seg.dead.Load() {
 		return fmt.Errorf("%w: the segment was removed", ErrOutOfRange)
 	}
 	return err

@@ -288,3 +288,5 @@ func blockSeed(tp model.TopicPartition, id uint64, pos int64) uint32 {
 	b = binary.BigEndian.AppendUint64(b, uint64(pos))
 	return crc32.Checksum(b, castagnoli)
 }
+
+func crcOf(seed uint32, b []byte) uint32 { return crc32.Update(seed, castagnoli, b) }

@@ -378,6 +378,12 @@ func (r *recovery) recoverSegment(f *found, seg *segment) (torn bool, err error)
 func (r *recovery) short(f *found, seg *segment, size, durable int64) {
 	l := f.l
 	d := damage{ordinal: seg.ordinal, pos: size, end: durable, offsets: OffsetRange{seg.base, seg.next}}
+	if err := l.load(seg); err == nil {
+		v := viewOf(seg)
+		for i := 0; i < v.pieces() && v.piece(i).pos <= size; i++ {
+			d.pos, d.offsets.From = v.piece(i).pos, v.piece(i).base
+		}
+	}
 	kind, why := EventDamaged, fmt.Errorf("file has %d bytes, %d were durable", size, durable)
 	l.suspect = max(l.suspect, Damaged)
 	if !r.files[seg.id] {

@@ -109,6 +109,7 @@ type Store struct {
 	marks      markSet
 	journal    journalState
 	tombstones []tombstone
+	scrubNext  scrubCursor
 	lastVerify time.Duration // when verified blocks were last forgotten
 }
 
