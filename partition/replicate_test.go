@@ -412,6 +412,25 @@ func TestDurableEndAcrossTruncation(t *testing.T) {
 	}
 }
 
+// A group commit that ran between the write and the move of the log end is not
+// told twice: the response's own effects ask for the report.
+func TestCommitOvertakesLogEnd(t *testing.T) {
+	c := newCluster(t, 3)
+	f := c.node(2)
+	c.node(1).plain(2)
+	f.log.onAppend = func() { f.log.durable = 2 }
+	st, req := f.request()
+	res := c.node(1).r.Read(req, &c.node(1).eff)
+	body, _ := res.Range.AppendTo(nil)
+	err := f.r.AppendFetched(Fetched{Leader: 1, Epoch: 1, FetchOffset: st.Offset, Batches: body}, &f.eff)
+	if err != nil || !f.eff.Report {
+		t.Errorf("error %v, report %v", err, f.eff.Report)
+	}
+	if _, p, ok := f.r.DurableReport(); !ok || p.End != 2 {
+		t.Errorf("reports %d (%v), want 2", p.End, ok)
+	}
+}
+
 func TestFetchBelowLeaderStart(t *testing.T) {
 	c := newCluster(t, 3)
 	c.node(3).cut = true
