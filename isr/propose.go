@@ -161,6 +161,14 @@ func (s *State) behind(p *peer, now time.Duration) time.Duration {
 	return now - p.caughtUpAt
 }
 
+// ahead reports whether a is less behind than b: in time, then in records.
+func (s *State) ahead(a, b *peer, now time.Duration) bool {
+	if x, y := s.behind(a, now), s.behind(b, now); x != y {
+		return x < y
+	}
+	return a.durable > b.durable
+}
+
 // stalled reports whether the peer made no progress for StallMax while behind.
 func (s *State) stalled(p *peer, now time.Duration) bool {
 	return s.meta.StallMax > 0 && p.durable < s.end && now-p.progressAt > s.meta.StallMax
@@ -248,7 +256,7 @@ func (s *State) demote(pl *plan, now time.Duration) bool {
 	for pl.size > s.limit() {
 		worst := -1
 		for i := range s.peers {
-			if pl.wants(i) && (worst < 0 || s.behind(&s.peers[i], now) >= s.behind(&s.peers[worst], now)) {
+			if pl.wants(i) && (worst < 0 || !s.ahead(&s.peers[i], &s.peers[worst], now)) {
 				worst = i
 			}
 		}
@@ -268,7 +276,7 @@ func (s *State) best(pl *plan, now time.Duration, further int64) int {
 		if pl.wants(i) || p.durable <= further || !s.joinable(p, now) {
 			continue
 		}
-		if best < 0 || s.behind(p, now) < s.behind(&s.peers[best], now) {
+		if best < 0 || s.ahead(p, &s.peers[best], now) {
 			best = i
 		}
 	}

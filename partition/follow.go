@@ -122,7 +122,11 @@ func (r *Replica) adopt(f *Fetched, eff *Effects) error {
 		eff.Report = true
 	}
 	r.ie.Reset()
+	// A group commit may have covered these records before the log end moved
+	// here; it is not told twice.
+	was := r.isr.Durable()
 	r.isr.OwnDurable(r.log.DurableEnd(), &r.ie)
+	eff.Report = eff.Report || r.isr.Durable() > was
 	r.isr.LeaderHW(f.LeaderHW, &r.ie)
 	r.take(eff)
 	if r.caughtUp = f.LeaderHW <= r.isr.End(); r.caughtUp {
