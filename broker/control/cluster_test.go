@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sort"
+	"sync"
 	"testing"
 	"time"
 
@@ -16,6 +17,7 @@ import (
 
 // memKV is a KV that loses what was not synced when it crashes.
 type memKV struct {
+	mu          sync.Mutex
 	now, synced map[string][]byte
 	fail        error
 	applies     int
@@ -24,6 +26,8 @@ type memKV struct {
 func newMemKV() *memKV { return &memKV{now: map[string][]byte{}, synced: map[string][]byte{}} }
 
 func (m *memKV) Get(key []byte) ([]byte, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	if v, ok := m.now[string(key)]; ok {
 		return v, nil
 	}
@@ -31,6 +35,8 @@ func (m *memKV) Get(key []byte) ([]byte, error) {
 }
 
 func (m *memKV) Scan(lo, hi []byte, fn func(k, v []byte) bool) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	var keys []string
 	for k := range m.now {
 		if k >= string(lo) && k < string(hi) {
@@ -47,6 +53,8 @@ func (m *memKV) Scan(lo, hi []byte, fn func(k, v []byte) bool) error {
 }
 
 func (m *memKV) Apply(b *segment.KVBatch, sync bool) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	m.applies++
 	if m.fail != nil {
 		return m.fail
