@@ -57,24 +57,29 @@ func (c *coder) i64(v *int64) {
 	*v, c.buf = x, c.buf[n:]
 }
 
-// signed codes any signed integer type, refusing values outside [lo, hi].
-func (c *coder) signed(get, lo, hi int64) int64 {
-	x := get
+// codeSigned codes any signed integer type, refusing values outside [lo, hi].
+// Like every method it only reads *v when it writes the encoding: images are
+// shared.
+func codeSigned[T ~int8 | ~int16 | ~int32](c *coder, v *T, lo, hi int64) {
+	x := int64(*v)
 	c.i64(&x)
+	if !c.reading {
+		return
+	}
 	if x < lo || x > hi {
 		c.fail("integer out of range")
-		return get
+		return
 	}
-	return x
+	*v = T(x)
 }
 
-func (c *coder) i32(v *int32) { *v = int32(c.signed(int64(*v), math.MinInt32, math.MaxInt32)) }
-func (c *coder) i16(v *int16) { *v = int16(c.signed(int64(*v), math.MinInt16, math.MaxInt16)) }
+func (c *coder) i32(v *int32) { codeSigned(c, v, math.MinInt32, math.MaxInt32) }
+func (c *coder) i16(v *int16) { codeSigned(c, v, math.MinInt16, math.MaxInt16) }
 
 func (c *coder) broker(v *model.BrokerID) { c.i32((*int32)(v)) }
 
 func codeI8[T ~int8](c *coder, v *T) {
-	*v = T(c.signed(int64(*v), math.MinInt8, math.MaxInt8))
+	codeSigned(c, v, math.MinInt8, math.MaxInt8)
 }
 
 func codeByte[T ~uint8](c *coder, v *T) {
@@ -95,7 +100,9 @@ func (c *coder) bool(v *bool) {
 		b = 1
 	}
 	codeByte(c, &b)
-	*v = b != 0
+	if c.reading {
+		*v = b != 0
+	}
 }
 
 func (c *coder) raw(b []byte) {

@@ -112,6 +112,7 @@ type Core struct {
 	campaignIn  int // ticks until this node campaigns after evidence, 0: not
 
 	queue   []waiter
+	snaps   map[uint64]int // ticks since a snapshot was sent to a peer
 	reads   map[uint64]*read
 	readSeq uint64
 }
@@ -156,7 +157,7 @@ func NewCore(o CoreOptions) (*Core, error) {
 			return nil, err
 		}
 	}
-	c := &Core{opt: o, log: l, cs: cs, reads: map[uint64]*read{}, img: NewImage("")}
+	c := &Core{opt: o, log: l, cs: cs, reads: map[uint64]*read{}, snaps: map[uint64]int{}, img: NewImage("")}
 	var seed [8]byte
 	o.Rand(seed[:]) // an answer to a read of an earlier life must not match
 	c.readSeq = binary.BigEndian.Uint64(seed[:])
@@ -176,7 +177,14 @@ func NewCore(o CoreOptions) (*Core, error) {
 		CheckQuorum: true, PreVote: true, DisableProposalForwarding: true,
 		StepDownOnRemoval: true, Logger: quietLogger{},
 	})
+	l.current = c.snapshot
 	return c, err
+}
+
+// snapshot is of the applied state.
+func (c *Core) snapshot() (*pb.Snapshot, error) {
+	return &pb.Snapshot{Data: EncodeImage(c.img), Metadata: &pb.SnapshotMetadata{
+		Index: new(c.img.Index), Term: new(c.appliedTerm), ConfState: proto.Clone(c.cs).(*pb.ConfState)}}, nil
 }
 
 // restore makes a snapshot's image the current one.
@@ -245,6 +253,7 @@ func (c *Core) Tick(now time.Duration) {
 		}
 	}
 	c.tickReads()
+	c.tickSnapshots()
 	if c.office != nil {
 		c.office.tick(c, gap)
 	}

@@ -42,6 +42,9 @@ func (c *Core) ready(rd raft.Ready, out []Message) []Message {
 			return nil
 		}
 		out = append(out, Message{To: m.GetTo(), Data: data})
+		if m.GetType() == pb.MsgSnap {
+			c.snaps[m.GetTo()] = 0
+		}
 	}
 	if !raft.IsEmptySnap(rd.Snapshot) {
 		if c.err = c.install(rd.Snapshot); c.err != nil {
@@ -54,13 +57,6 @@ func (c *Core) ready(rd raft.Ready, out []Message) []Message {
 		}
 	}
 	c.rn.Advance(rd)
-	for _, m := range rd.Messages {
-		if m.GetType() == pb.MsgSnap {
-			// Sent as one message; when it is lost the follower's next
-			// answer makes the leader send another one.
-			c.rn.ReportSnapshot(m.GetTo(), raft.SnapshotFinish)
-		}
-	}
 	c.confirmReads(rd.ReadStates)
 	c.followOffice()
 	if c.err == nil {
@@ -246,7 +242,7 @@ func (c *Core) maybeCompact() {
 	if c.log.bytes >= c.opt.SnapshotBytes {
 		keep = c.img.Index
 	}
-	snap, _ := c.log.Snapshot()
+	snap, _ := c.log.MemoryStorage.Snapshot()
 	if snap.GetMetadata().GetIndex() < c.img.Index {
 		c.err = c.log.compact(c.img, c.cs, keep)
 	}
@@ -303,4 +299,15 @@ func sortedReads(m map[uint64]*read) []uint64 {
 	}
 	slices.Sort(out)
 	return out
+}
+
+// tickSnapshots gives up on snapshots that were not answered: a peer that has
+// restored one says so and raft goes on by itself.
+func (c *Core) tickSnapshots() {
+	for id := range c.snaps {
+		if c.snaps[id]++; c.snaps[id] > c.opt.ElectionTicks {
+			delete(c.snaps, id)
+			c.rn.ReportSnapshot(id, raft.SnapshotFailure)
+		}
+	}
 }

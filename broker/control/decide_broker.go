@@ -6,6 +6,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 
 	"github.com/tailrace/tailrace/internal/model"
+	"github.com/tailrace/tailrace/segment"
 )
 
 func (d *decision) registerBroker(cmd *RegisterBroker) error {
@@ -82,8 +83,12 @@ func (d *decision) fenceBroker(cmd *FenceBroker) error {
 	if err != nil {
 		return err
 	}
-	intact := cmd.Reason != FenceStorageFailed
-	return d.hosted(b.ID, func(x *transition, _ int) { x.remove(b.ID, intact) })
+	return d.hosted(b.ID, func(x *transition, _ int) {
+		// A failed disk may come back with what it had made durable: where no
+		// one else is left, its report decides then.
+		alone := len(x.isr)+len(x.elr) == 1
+		x.remove(b.ID, alone || cmd.Reason != FenceStorageFailed)
+	})
 }
 
 func (d *decision) drainBroker(cmd *DrainBroker) error {
@@ -126,10 +131,25 @@ func (d *decision) unregisterBroker(cmd *UnregisterBroker) error {
 }
 
 // reportLogs elects where the report was awaited. The report itself is in v
-// already.
+// already. A broker in service that reports damage leaves the in-sync set of
+// that partition, and does not lead it, while there is another member (I39).
 func (d *decision) reportLogs(cmd *ReportLogs) error {
 	b := d.current(cmd.Broker, cmd.Incarnation)
-	if b == nil || !cmd.Last {
+	if b == nil {
+		return nil
+	}
+	for _, l := range cmd.Logs {
+		p := d.img.Partition(l.TP)
+		if l.Suspect <= segment.TornTail || p == nil || len(p.ISR) < 2 || !slices.Contains(p.ISR, b.ID) {
+			continue
+		}
+		x := newTransition(l.TP, p, minInsync(d.img, d.img.Topics[l.TP.Topic]))
+		x.remove(b.ID, false)
+		if err := d.settle(x); err != nil {
+			return err
+		}
+	}
+	if !cmd.Last {
 		return nil
 	}
 	return d.resolveOffline(&cmd.Broker)

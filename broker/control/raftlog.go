@@ -26,6 +26,17 @@ type raftLog struct {
 	prefix []byte
 	bytes  int // of the entries in memory
 	failed error
+	// current makes a snapshot of what is applied now, for a peer that needs
+	// one: the stored one may be older than the peer's membership.
+	current func() (*pb.Snapshot, error)
+}
+
+// Snapshot implements raft.Storage.
+func (l *raftLog) Snapshot() (*pb.Snapshot, error) {
+	if l.current != nil {
+		return l.current()
+	}
+	return l.MemoryStorage.Snapshot()
 }
 
 func (l *raftLog) key(kind byte, index ...uint64) []byte {

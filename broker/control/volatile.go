@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/tailrace/tailrace/internal/model"
+	"github.com/tailrace/tailrace/segment"
 )
 
 // Input is what a decision depends on besides image and command, so that
@@ -64,8 +65,9 @@ func (v *Volatile) complete(b *Broker) *BrokerReport {
 	return nil
 }
 
-// log returns what a broker's current incarnation reported of one log. A log
-// that it does not have is reported as empty.
+// log returns what a broker's current incarnation reported of one log. One
+// that it does not have counts as empty and torn: either nothing was ever
+// written to it, or it is lost.
 func (v *Volatile) log(b *Broker, tp model.TopicPartition) (LogReport, time.Duration, bool) {
 	br := v.complete(b)
 	if br == nil {
@@ -73,7 +75,7 @@ func (v *Volatile) log(b *Broker, tp model.TopicPartition) (LogReport, time.Dura
 	}
 	l, ok := br.Logs[tp]
 	if !ok {
-		l = LogReport{TP: tp, Epoch: model.NoEpoch}
+		l = LogReport{TP: tp, Epoch: model.NoEpoch, Suspect: segment.TornTail}
 	}
 	return l, br.At, true
 }
