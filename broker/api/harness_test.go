@@ -460,3 +460,7 @@ func eventually(t testing.TB, what string, ok func() bool) {
 		}
 	}
 }
+
+func (b *fakeBackend) tp(topic string, p int32) model.TopicPartition {
+	return model.TopicPartition{Topic: b.image.TopicsByName[topic].ID, Partition: p}
+}
