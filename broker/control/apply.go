@@ -165,12 +165,25 @@ func (b *builder) brokerRegistered(r *BrokerRegistered) error {
 	next := r.Broker
 	next.Incarnation = model.Incarnation(b.index)
 	b.setBroker(&next)
+	if slices.Contains(b.img.Retired, next.RaftID) {
+		b.img.Retired = b.without(next.RaftID)
+	}
 	b.event(Event{Kind: EventBrokerRegistered, Broker: next.ID, Incarnation: next.Incarnation})
 	if old != nil && old.StorageID != next.StorageID {
+		if old.RaftID != next.RaftID {
+			b.retire(old.RaftID)
+		}
 		b.event(Event{Kind: EventStorageChanged, Broker: next.ID, Incarnation: next.Incarnation,
 			Detail: fmt.Sprintf("%v replaces %v", next.StorageID, old.StorageID)})
 	}
 	return nil
+}
+
+// retire notes that the storage behind a raft id will not come back.
+func (b *builder) retire(id uint64) { b.img.Retired = append(b.without(id), id) }
+
+func (b *builder) without(id uint64) []uint64 {
+	return slices.DeleteFunc(slices.Clone(b.img.Retired), func(r uint64) bool { return r == id })
 }
 
 func (b *builder) brokerChanged(r *BrokerChanged) error {
@@ -180,6 +193,9 @@ func (b *builder) brokerChanged(r *BrokerChanged) error {
 	}
 	next := *old
 	next.Fenced, next.Draining = r.Fenced, r.Draining
+	if !r.Fenced {
+		next.Confirmed = next.Incarnation
+	}
 	b.setBroker(&next)
 	e := Event{Broker: r.Broker, Incarnation: next.Incarnation, Detail: r.Detail}
 	switch {
@@ -200,9 +216,11 @@ func (b *builder) brokerChanged(r *BrokerChanged) error {
 }
 
 func (b *builder) brokerRemoved(r *BrokerRemoved) error {
-	if b.img.Brokers[r.Broker] == nil {
+	old := b.img.Brokers[r.Broker]
+	if old == nil {
 		return fmt.Errorf("broker %d is not registered", r.Broker)
 	}
+	b.retire(old.RaftID)
 	if !b.ownB {
 		b.img.Brokers, b.ownB = cloneMap(b.img.Brokers), true
 	}

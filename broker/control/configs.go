@@ -26,15 +26,16 @@ type ConfigSource int8
 
 // Where an effective value comes from.
 const (
-	SourceTopic         ConfigSource = 1
-	SourceBroker        ConfigSource = 2
-	SourceClusterWide   ConfigSource = 3
-	SourceStatic        ConfigSource = 4
-	SourceDefault       ConfigSource = 5
-	maxLong                          = math.MaxInt64
-	defaultMinInsync                 = 2
-	defaultReplicas                  = 3
-	unlimitedPartitions              = 100_000
+	SourceTopic       ConfigSource = 1
+	SourceBroker      ConfigSource = 2
+	SourceClusterWide ConfigSource = 3
+	SourceStatic      ConfigSource = 4
+	SourceDefault     ConfigSource = 5
+)
+
+const (
+	maxLong          = math.MaxInt64
+	defaultMinInsync = 2
 )
 
 // Scope says where a key can be set at run time.

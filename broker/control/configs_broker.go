@@ -7,7 +7,7 @@ import "math"
 // use for is read-only.
 var brokerConfigs = sorted(append(topicSynonyms(), []*ConfigDef{
 	// Settable at run time.
-	{"num.partitions", TypeInt, "1", "", ClusterWide, "Partitions of a topic that is created without a number.", integer(1, unlimitedPartitions)},
+	{"num.partitions", TypeInt, "1", "", ClusterWide, "Partitions of a topic that is created without a number.", integer(1, maxNewPartitions)},
 	{"default.replication.factor", TypeInt, "3", "", ClusterWide, "Replicas of a topic that is created without a number; at most the number of live brokers.", integer(1, math.MaxInt16)},
 	{"auto.create.topics.enable", TypeBool, "false", "", ClusterWide, "Whether a metadata request may create a topic.", boolean},
 	{"replica.lag.time.max.ms", TypeLong, "10000", "", ClusterWide, "A follower that has not caught up for this long leaves the in-sync set.", integer(1, maxMs)},

@@ -23,23 +23,27 @@ type Image struct {
 	BrokerConfig   map[model.BrokerID]map[string]string // per broker
 	Voters         []uint64                             // raft ids
 	Learners       []uint64
+	Retired        []uint64 // raft ids of replaced disks and removed brokers
 }
 
 // Broker is a registration.
 type Broker struct {
 	ID          model.BrokerID
 	Incarnation model.Incarnation // metadata index of the registration (I12)
-	StorageID   model.StorageID
-	RaftID      uint64 // derives from StorageID
-	Rack        string
-	KafkaHost   string // advertised to clients
-	KafkaPort   int32
-	Internal    string // host:port of the internal listener
-	HTTP        string // advertised URL of the console, "" if off
-	Version     string
-	MaxFeature  int32 // highest feature level that its binary understands
-	Fenced      bool  // not live: no leader, no in-sync member (I10)
-	Draining    bool  // stopping: leaderships move away, not eligible
+	// Confirmed is the last incarnation under which it was unfenced, and which
+	// its storage has therefore persisted (I13).
+	Confirmed  model.Incarnation
+	StorageID  model.StorageID
+	RaftID     uint64 // derives from StorageID
+	Rack       string
+	KafkaHost  string // advertised to clients
+	KafkaPort  int32
+	Internal   string // host:port of the internal listener
+	HTTP       string // advertised URL of the console, "" if off
+	Version    string
+	MaxFeature int32 // highest feature level that its binary understands
+	Fenced     bool  // not live: no leader, no in-sync member (I10)
+	Draining   bool  // stopping: leaderships move away, not eligible
 }
 
 // Live reports whether the broker may lead and be in sync.

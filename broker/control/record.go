@@ -155,6 +155,7 @@ func newRecord(k recordKind) Record {
 func (b *Broker) code(c *coder) {
 	c.broker(&b.ID)
 	c.incarnation(&b.Incarnation)
+	c.incarnation(&b.Confirmed)
 	c.storage(&b.StorageID)
 	c.u64(&b.RaftID)
 	c.str(&b.Rack)

@@ -55,17 +55,20 @@ func topicValue(img *Image, config map[string]string, rf int, d *ConfigDef) (str
 			v, source = cv, SourceClusterWide
 		}
 	}
-	return clampDefault(d.Name, v, rf), source
+	return fitSize(img, config, rf, d.Name, v), source
 }
 
-// clampDefault fits a size that nobody set on the topic to its replication
-// factor.
-func clampDefault(key, v string, rf int) string {
+// fitSize fits a size that the topic does not set to what it does set.
+func fitSize(img *Image, config map[string]string, rf int, key, v string) string {
 	if key != keyMinInsync && key != keySyncReplicas || rf <= 0 {
 		return v
 	}
-	if n, err := strconv.Atoi(v); err == nil && n > rf {
-		return strconv.Itoa(rf)
+	lo, hi := sizes(img, config, rf)
+	switch {
+	case key == keyMinInsync:
+		return strconv.Itoa(lo)
+	case hi != 0:
+		return strconv.Itoa(hi)
 	}
 	return v
 }
@@ -104,8 +107,10 @@ func effective(img *Image, config map[string]string, rf int, configIndex uint64)
 		return v
 	}
 	ms := func(key string) time.Duration { return time.Duration(num(key)) * time.Millisecond }
+	lo, hi := sizes(img, config, rf)
 	s := TopicSettings{
-		MinInsync:       int(num(keyMinInsync)),
+		MinInsync:       lo,
+		SyncReplicas:    hi,
 		HonourAcks1:     get("acks.floor") == "client",
 		ReadMaxLag:      ms("replica.read.max.lag.ms"),
 		Stall:           ms("sync.stall.ms"),
@@ -114,9 +119,6 @@ func effective(img *Image, config map[string]string, rf int, configIndex uint64)
 		TimestampBefore: num("message.timestamp.before.max.ms"),
 		TimestampAfter:  num("message.timestamp.after.max.ms"),
 		ConfigIndex:     max(configIndex, img.ConfigIndex),
-	}
-	if v := get(keySyncReplicas); v != "all" {
-		s.SyncReplicas, _ = strconv.Atoi(v)
 	}
 	lag, _ := strconv.ParseInt(ClusterValue(img, "replica.lag.time.max.ms"), 10, 64)
 	s.LagMax = time.Duration(lag) * time.Millisecond
@@ -163,7 +165,7 @@ func DescribeTopicConfig(img *Image, t *Topic) []ConfigValue {
 		if d.Synonym != "" {
 			name = d.Synonym
 		}
-		cv.Synonyms = append(cv.Synonyms, ConfigSynonym{name, clampDefault(d.Name, d.Default, rf), SourceDefault})
+		cv.Synonyms = append(cv.Synonyms, ConfigSynonym{name, d.Default, SourceDefault})
 		out = append(out, cv)
 	}
 	return out

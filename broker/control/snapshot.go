@@ -52,6 +52,7 @@ func codeImage(c *coder, img *Image) {
 	c.u64(&img.ConfigIndex)
 	codeSlice(c, &img.Voters, c.u64)
 	codeSlice(c, &img.Learners, c.u64)
+	codeSlice(c, &img.Retired, c.u64)
 	codeBrokers(c, img)
 	codeTopics(c, img)
 	codeDeleted(c, img)
