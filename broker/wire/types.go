@@ -1,6 +1,11 @@
 // Package wire serves length-framed Kafka requests on a connection: limits
 // before allocation, pipelining with ordered responses, back-pressure, and
 // zero-copy responses.
+//
+// A connection is two goroutines. The reader parses frames and calls the
+// Handler in order of arrival; the writer sends answers in that same order,
+// whenever they come. A request that waits does not delay the handling of those
+// behind it, only their answers, as the protocol demands.
 package wire
 
 import "io"
@@ -15,10 +20,18 @@ type Payload interface {
 	Release()
 }
 
-// Part is a piece of a response body: Bytes, or Payload when not nil.
+// Part is a piece of a response body: Bytes, or Payload when not nil. Bytes
+// belong to the server from Reply until the response has been written.
 type Part struct {
 	Bytes   []byte
 	Payload Payload
+}
+
+func (p Part) size() int64 {
+	if p.Payload != nil {
+		return p.Payload.Len()
+	}
+	return int64(len(p.Bytes))
 }
 
 // Handler serves requests. It is called on the connection's reading goroutine,
@@ -27,29 +40,19 @@ type Part struct {
 // Close is called on each request.
 type Handler interface{ Serve(r *Request) }
 
-// Request is one request. Body is valid until the request is answered.
-//
-//	Key, Version, CorrelationID, ClientID  from the header
-//	Body                                   what follows the header
-//	Conn                                   its connection
+// HandlerFunc is a function as a Handler.
+type HandlerFunc func(r *Request)
+
+// Serve implements Handler.
+func (f HandlerFunc) Serve(r *Request) { f(r) }
+
+// Request is one request. Body is valid until the request is answered; what
+// outlives the answer must be copied.
 type Request struct {
 	Key, Version  int16
 	CorrelationID int32
-	ClientID      string
-	Body          []byte
+	ClientID      string // "" when null; not sanitised
+	Body          []byte // what follows the header
 	Conn          *Conn
 	pending       // reply slot; owned by the server
 }
-
-// Methods provided by the server implementation:
-//
-//	func (r *Request) Reply(parts ...Part)   // response body after the response header; header is the server's work
-//	func (r *Request) NoReply()              // acks=0
-//	func (r *Request) Close(reason error)    // close the connection with a logged reason
-//	func (r *Request) Done() <-chan struct{} // closed when the connection is gone: give up parked work, then NoReply
-//
-// Conn carries what authentication and ApiVersions learned:
-//
-//	Principal, Listener, RemoteAddr string; Internal bool; Peer model.BrokerID (internal only)
-//	SetSoftware(name, version string); Software() (name, version string)
-//	Session any // handler-owned per-connection state
