@@ -286,7 +286,7 @@ func newFakeBackend() *fakeBackend {
 func (b *fakeBackend) addTopic(name string, id model.TopicID, leader model.BrokerID, partitions int) {
 	t := &control.Topic{ID: id, Name: name}
 	for p := range partitions {
-		t.Partitions = append(t.Partitions, &control.Partition{Replicas: []model.BrokerID{1, 2, 3}, ISR: []model.BrokerID{1, 2}, ELR: []model.BrokerID{3}, Leader: leader, LeaderEpoch: 3})
+		t.Partitions = append(t.Partitions, &control.Partition{Replicas: []model.BrokerID{1, 2, 3}, Directories: make([]model.StorageID, 3), ISR: []model.BrokerID{1, 2}, Leader: leader, LeaderEpoch: 3})
 		b.replicas[model.TopicPartition{Topic: id, Partition: int32(p)}] = newFakeReplica()
 	}
 	b.image.Topics[id], b.image.TopicsByName[name] = t, t
