@@ -67,9 +67,12 @@ func ids(from []model.BrokerID) []int32 {
 	return to
 }
 
+// message is a nullable error message. The copy keeps callers without one from
+// allocating.
 func message(s string) *string {
 	if s == "" {
 		return nil
 	}
-	return &s
+	text := s
+	return &text
 }
