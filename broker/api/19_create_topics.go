@@ -56,8 +56,6 @@ func newTopic(c *call, t *kmsg.CreateTopicsRequestTopic, repeated bool) (nt cont
 		return nt, kerr.InvalidRequest.Code, "the request names this topic more than once"
 	case !c.allowed(OpCreate, ResourceCluster, clusterName) && !c.allowed(OpCreate, ResourceTopic, t.Topic):
 		return nt, kerr.TopicAuthorizationFailed.Code, ""
-	case !validTopicName(t.Topic):
-		return nt, kerr.InvalidTopicException.Code, "a topic name has 1 to 249 of the characters a-z A-Z 0-9 . _ - and is not . or .."
 	case len(t.ReplicaAssignment) > 0 && (t.NumPartitions != -1 || t.ReplicationFactor != -1):
 		return nt, kerr.InvalidRequest.Code, "a replica assignment excludes partition count and replication factor, which must be -1"
 	}

@@ -15,7 +15,7 @@ func submitError(err error) (code int16, msg string) {
 	switch {
 	case errors.As(err, &ke):
 		return ke.Code, err.Error()
-	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled), errors.Is(err, control.ErrUnknownOutcome):
 		return kerr.RequestTimedOut.Code, "the controller did not answer in time; the change may still happen"
 	default:
 		return kerr.NotController.Code, err.Error()

@@ -23,7 +23,8 @@ type Backend interface {
 	// lately enough to give answers about the end of a log and to acknowledge.
 	LeaseValid() bool
 	// Submit has the controller decide a command and returns when this broker
-	// has applied its records. It is bounded by the context.
+	// has applied its records (control.Node's Submit, then WaitApplied on the
+	// result's index). It is bounded by the context.
 	Submit(ctx context.Context, cmd control.Command) (control.Result, error)
 	// AllocateProducerID returns an id that nobody else gets, from a block
 	// that the metadata log reserved.

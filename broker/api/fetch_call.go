@@ -128,7 +128,7 @@ func (f *fetchCall) park() bool {
 	f.parked = true
 	wait := min(f.deadline-now, connectionCheck)
 	if f.timer == nil {
-		f.timer = time.AfterFunc(wait, f.resume)
+		f.timer = time.AfterFunc(wait, f.timeout)
 	} else {
 		f.timer.Reset(wait)
 	}
@@ -152,6 +152,18 @@ func (f *fetchCall) resume() {
 	}
 }
 
+// timeout runs f at its deadline or for a look at its connection. Replicas that
+// are not leaders are read again: they may have fallen behind without a sign.
+func (f *fetchCall) timeout() {
+	f.set.mu.Lock()
+	run := f.unparkLocked()
+	f.set.mu.Unlock()
+	if run {
+		f.set.requeueRechecks()
+		f.run()
+	}
+}
+
 // finish gives the set back and answers, unless the client is gone. The set
 // goes first: the client's next request may arrive before Reply returns.
 func (f *fetchCall) finish(answer bool) {
@@ -163,6 +175,9 @@ func (f *fetchCall) finish(answer bool) {
 		parts = f.encode()
 	}
 	f.releaseAll() // what is not in the answer
+	for _, e := range f.touched {
+		e.touchedBy = nil
+	}
 	f.leave()
 	if answer {
 		f.replyParts(parts...)

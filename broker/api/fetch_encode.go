@@ -17,6 +17,7 @@ type fetchResponse struct {
 	readCommitted bool
 	hints         leaderHints
 	groups        []fetchGroup
+	ranges        int // entries with records
 }
 
 // fetchGroup is the partitions of one topic, linked in order.
@@ -39,6 +40,9 @@ func (r *fetchResponse) add(e *fetchEntry) {
 	g := &r.groups[t.group]
 	g.last = e
 	g.n++
+	if e.bytes() > 0 {
+		r.ranges++
+	}
 }
 
 // fetchEncoder appends to one buffer and remembers where payloads go between
@@ -58,7 +62,7 @@ type cut struct {
 // encodeFetch encodes r for a version of 4 and above. Ranges of the entries
 // move into the parts.
 func encodeFetch(version int16, r *fetchResponse) []wire.Part {
-	e := fetchEncoder{version: version, flexible: version >= 12, buf: make([]byte, 0, r.sizeHint())}
+	e := fetchEncoder{version: version, flexible: version >= 12, buf: make([]byte, 0, r.sizeHint()), cuts: make([]cut, 0, r.ranges)}
 	e.i32(0) // throttle time
 	if version >= 7 {
 		e.i16(r.code)

@@ -57,16 +57,27 @@ func (f *fetchCall) enterSet() (code int16, started bool) {
 			f.s.sessions.remove(old)
 		}
 	}
-	s := &fetchSet{s: f.s, active: f, byID: f.version >= 13}
+	s := &fetchSet{active: f, byID: f.version >= 13}
 	f.set, f.full = s, true
 	if epoch == initialEpoch && f.s.sessions.add(s, f) {
 		f.sessionID = s.id
 	}
 	f.s.fetches.add(f)
+	f.reserve()
 	if !f.apply() {
 		f.leaveSessionless()
 	}
 	return 0, true
+}
+
+// reserve makes room for the partitions of a new set.
+func (f *fetchCall) reserve() {
+	n := 0
+	for i := range f.req.Topics {
+		n += len(f.req.Topics[i].Partitions)
+	}
+	lists := make([]*fetchEntry, 4*n)
+	f.set.all, f.set.next, f.set.spare, f.touched = lists[0:0:n], lists[n:n:2*n], lists[2*n:2*n:3*n], lists[3*n:3*n:4*n]
 }
 
 // leaveSessionless goes on with a set that found no room as a session.
@@ -159,12 +170,12 @@ func (c *sessionCache) add(s *fetchSet, f *fetchCall) bool {
 	return true
 }
 
-// evictableLocked returns the session to give up for f: the one unused for
-// longest, if that is long enough or f is a follower and it is not.
+// evictableLocked returns the session to give up for f, or nil: a consumer's
+// before a follower's, then the one unused for longest. It must be idle, unless
+// f is a follower and it is not.
 func (c *sessionCache) evictableLocked(f *fetchCall) *fetchSet {
-	now := f.s.b.Clock().Elapsed()
-	var oldest *fetchSet
-	var oldestUse time.Duration
+	var best *fetchSet
+	var bestUse time.Duration
 	for _, s := range c.byID {
 		if s.owner.Internal && !f.peer.Internal {
 			continue
@@ -172,14 +183,15 @@ func (c *sessionCache) evictableLocked(f *fetchCall) *fetchSet {
 		s.mu.Lock()
 		used := s.lastUsed
 		s.mu.Unlock()
-		if oldest == nil || used < oldestUse {
-			oldest, oldestUse = s, used
+		better := best == nil || (best.owner.Internal && !s.owner.Internal)
+		if better || (best.owner.Internal == s.owner.Internal && used < bestUse) {
+			best, bestUse = s, used
 		}
 	}
-	if oldest == nil || (now-oldestUse < sessionIdle && (oldest.owner.Internal || !f.peer.Internal)) {
+	if best == nil || (best.owner.Internal == f.peer.Internal && f.s.b.Clock().Elapsed()-bestUse < sessionIdle) {
 		return nil
 	}
-	return oldest
+	return best
 }
 
 // charge accounts for the partitions of s; false if there are too many.
@@ -214,10 +226,11 @@ func (c *sessionCache) removeLocked(s *fetchSet) {
 // close ends a session: now, or when its calls are done.
 func (s *fetchSet) close() {
 	s.mu.Lock()
+	first := !s.closed
 	s.closed = true
 	idle := s.active == nil
 	s.mu.Unlock()
-	if idle {
+	if first && idle {
 		s.unwatchAll()
 	}
 }

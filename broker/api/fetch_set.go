@@ -17,7 +17,6 @@ import (
 // session queue behind it. Watchers on the replicas put entries on the dirty
 // list from any goroutine, so a round costs what changed, not what is fetched.
 type fetchSet struct {
-	s        *Server
 	all      []*fetchEntry // owned by the active call, like all that is not said to be guarded
 	byKey    map[entryKey]*fetchEntry
 	next     []*fetchEntry // to be read in the next round: unread, with data, or in error
@@ -293,15 +292,21 @@ func (f *fetchCall) apply() bool {
 	for i := range f.req.Topics {
 		f.applyTopic(&f.req.Topics[i])
 	}
+	s.requeueRechecks()
+	if f.full {
+		s.requeue(s.all...)
+	}
+	return s.byKey == nil || f.s.sessions.charge(s)
+}
+
+// requeueRechecks has the partitions read again whose state can change without
+// a sign.
+func (s *fetchSet) requeueRechecks() {
 	for _, e := range s.recheck {
 		e.rechecked = false
 	}
 	s.requeue(s.recheck...)
 	s.recheck = s.recheck[:0]
-	if f.full {
-		s.requeue(s.all...)
-	}
-	return s.byKey == nil || f.s.sessions.charge(s)
 }
 
 func (s *fetchSet) dropRemoved() {

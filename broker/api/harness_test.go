@@ -21,7 +21,10 @@ import (
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	// Sarama's metrics tick for ever.
+	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("github.com/rcrowley/go-metrics.(*meterArbiter).tick"))
+}
 
 // patience is how long a test waits for what must happen.
 const patience = 30 * time.Second
@@ -286,7 +289,7 @@ func newFakeBackend() *fakeBackend {
 func (b *fakeBackend) addTopic(name string, id model.TopicID, leader model.BrokerID, partitions int) {
 	t := &control.Topic{ID: id, Name: name}
 	for p := range partitions {
-		t.Partitions = append(t.Partitions, &control.Partition{Replicas: []model.BrokerID{1, 2, 3}, ISR: []model.BrokerID{1, 2}, ELR: []model.BrokerID{3}, Leader: leader, LeaderEpoch: 3})
+		t.Partitions = append(t.Partitions, &control.Partition{Replicas: []model.BrokerID{1, 2, 3}, Directories: make([]model.StorageID, 3), ISR: []model.BrokerID{1, 2}, Leader: leader, LeaderEpoch: 3})
 		b.replicas[model.TopicPartition{Topic: id, Partition: int32(p)}] = newFakeReplica()
 	}
 	b.image.Topics[id], b.image.TopicsByName[name] = t, t
@@ -459,4 +462,8 @@ func eventually(t testing.TB, what string, ok func() bool) {
 			t.Fatalf("never: %s", what)
 		}
 	}
+}
+
+func (b *fakeBackend) tp(topic string, p int32) model.TopicPartition {
+	return model.TopicPartition{Topic: b.image.TopicsByName[topic].ID, Partition: p}
 }

@@ -37,6 +37,7 @@ const (
 	maxPreAuthBytes = 64 << 10
 	maxSmallBytes   = 64 << 10
 	maxAdminBytes   = 1 << 20
+	maxFetchBytes   = 4 << 20   // about 100,000 partitions
 	maxProduceBytes = 100 << 20 // socket.request.max.bytes
 )
 

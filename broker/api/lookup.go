@@ -53,23 +53,8 @@ func (c *call) findTopic(img *control.Image, byID bool, id model.TopicID, name s
 	return nil, kerr.UnknownTopicOrPartition.Code
 }
 
-// maxTopicName is Kafka's limit, in bytes: names used to be directories.
-const maxTopicName = 249
-
 // validTopicName reports whether Kafka allows the name.
-func validTopicName(name string) bool {
-	if name == "" || name == "." || name == ".." || len(name) > maxTopicName {
-		return false
-	}
-	for i := range len(name) {
-		switch c := name[i]; {
-		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', c == '.', c == '_', c == '-':
-		default:
-			return false
-		}
-	}
-	return true
-}
+func validTopicName(name string) bool { return control.ValidTopicName(name) == "" }
 
 // cloneString copies a decoded string that outlives its request.
 func cloneString(s string) string { return strings.Clone(s) }
@@ -82,9 +67,12 @@ func ids(from []model.BrokerID) []int32 {
 	return to
 }
 
+// message is a nullable error message. The copy keeps callers without one from
+// allocating.
 func message(s string) *string {
 	if s == "" {
 		return nil
 	}
-	return &s
+	text := s
+	return &text
 }

@@ -180,10 +180,13 @@ func (c *call) fail(err error) {
 	c.close(err)
 }
 
+// responseHint holds most responses without growing.
+const responseHint = 512
+
 // reply encodes and sends a response.
 func (c *call) reply(resp kmsg.Response) {
 	resp.SetVersion(c.version)
-	c.replyParts(wire.Part{Bytes: resp.AppendTo(nil)})
+	c.replyParts(wire.Part{Bytes: resp.AppendTo(make([]byte, 0, responseHint))})
 }
 
 func (c *call) replyParts(parts ...wire.Part) {

@@ -7,7 +7,7 @@ func rows() []*Key {
 		{Key: 0, Max: 13, ServedMin: 3, FlexibleFrom: 9, MaxBytes: maxProduceBytes, Auth: Auth{OpWrite, ResourceTopic, PerResource},
 			layout: "s@3+ h i [ s@0-12 u@13+ [ i y ] ]", handle: produce,
 			Note: "0-2 are advertised for clients that derive features from them, and close the connection; a transactional id is refused; acks=1 waits like acks=all unless the topic has acks.floor=client"},
-		{Key: 1, Min: 4, Max: 18, FlexibleFrom: 12, MaxBytes: maxAdminBytes, Auth: Auth{OpRead, ResourceTopic, PerResource},
+		{Key: 1, Min: 4, Max: 18, FlexibleFrom: 12, MaxBytes: maxFetchBytes, Auth: Auth{OpRead, ResourceTopic, PerResource},
 			layout: `i@0-14 i i i b i@7+ i@7+
 				[ s@0-12 u@13+ [ i i@9+ l i@12+ l@5+ i <0:u@17+ <1:l@18+ ] ]
 				[ s@0-12 u@13+ *i ]@7+ s@11+ <0:s@12+ <1 i l >@15+`, handle: fetch,
