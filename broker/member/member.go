@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log"
+	"maps"
 	"net"
 	"slices"
 	"strconv"
@@ -65,7 +66,6 @@ type Options struct {
 type Members struct {
 	o      Options
 	list   *memberlist.Memberlist
-	ready  atomic.Pointer[memberlist.Memberlist] // list, for callbacks that race with Start
 	meta   atomic.Pointer[Meta]
 	events chan Event
 	lost   atomic.Bool
@@ -73,6 +73,12 @@ type Members struct {
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
+
+	mu sync.Mutex // a leaf: memberlist's lock may be held, nothing is called under it
+	// alive are the nodes that memberlist believes alive or suspects, by
+	// name, this one included. memberlist's own list is no use: it hands out
+	// pointers that it goes on writing to.
+	alive map[string]Member
 }
 
 // maxEvents bounds the events that wait for OnEvent.
@@ -84,7 +90,7 @@ func Start(o Options) (*Members, error) {
 	if _, err := o.Meta.encode(); err != nil {
 		return nil, err
 	}
-	m := &Members{o: o, events: make(chan Event, maxEvents)}
+	m := &Members{o: o, events: make(chan Event, maxEvents), alive: make(map[string]Member)}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	m.meta.Store(&o.Meta)
 	c, err := m.config()
@@ -92,15 +98,12 @@ func Start(o Options) (*Members, error) {
 		return nil, err
 	}
 	// memberlist calls back before Create returns; the queue must be there.
-	var nodes atomic.Int32
-	nodes.Store(1)
-	m.hints = &memberlist.TransmitLimitedQueue{NumNodes: func() int { return int(nodes.Load()) }, RetransmitMult: c.RetransmitMult}
+	m.hints = &memberlist.TransmitLimitedQueue{NumNodes: m.size, RetransmitMult: c.RetransmitMult}
 	if m.list, err = memberlist.Create(c); err != nil {
 		return nil, fmt.Errorf("gossip on %s: %w", o.Bind, err)
 	}
-	m.ready.Store(m.list)
 	m.wg.Go(m.dispatch)
-	m.wg.Go(func() { m.keepJoined(func(n int) { nodes.Store(int32(n)) }) })
+	m.wg.Go(m.keepJoined)
 	return m, nil
 }
 
@@ -180,13 +183,8 @@ type Member struct {
 // yet, by broker id; of several processes of one broker, the newest.
 func (m *Members) Members() []Member {
 	mine := m.meta.Load()
-	var all []Member
-	for _, n := range m.list.Members() {
-		var meta Meta
-		if n.Name != mine.name() && meta.decode(n.Meta) == nil && compatible(mine.Cluster, meta.Cluster) && !sameNode(mine, &meta) {
-			all = append(all, Member{meta, n.Address()})
-		}
-	}
+	all := m.snapshot()
+	all = slices.DeleteFunc(all, func(o Member) bool { return sameNode(mine, &o.Meta) || !compatible(mine.Cluster, o.Cluster) })
 	slices.SortFunc(all, func(a, b Member) int {
 		if a.Broker != b.Broker {
 			return int(a.Broker) - int(b.Broker)
@@ -200,6 +198,19 @@ func (m *Members) Members() []Member {
 		return 1
 	})
 	return slices.CompactFunc(all, func(a, b Member) bool { return sameNode(&a.Meta, &b.Meta) })
+}
+
+// snapshot copies the nodes believed alive, this one included, in no order.
+func (m *Members) snapshot() []Member {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Collect(maps.Values(m.alive))
+}
+
+func (m *Members) size() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return max(1, len(m.alive))
 }
 
 func sameNode(a, b *Meta) bool { return a.Broker == b.Broker && a.Storage == b.Storage }
@@ -242,11 +253,10 @@ func (m *Members) Close() error {
 
 // keepJoined joins the configured addresses that are not members, for ever:
 // after a partition heals, too, nobody else would.
-func (m *Members) keepJoined(count func(int)) {
+func (m *Members) keepJoined() {
 	backoff := 100 * time.Millisecond
 	for {
-		members := m.list.Members()
-		count(len(members))
+		members := m.snapshot()
 		missing := m.missing(members)
 		if len(missing) > 0 {
 			if n, err := m.list.Join(missing); err != nil {
@@ -265,10 +275,10 @@ func (m *Members) keepJoined(count func(int)) {
 	}
 }
 
-func (m *Members) missing(members []*memberlist.Node) []string {
+func (m *Members) missing(members []Member) []string {
 	var missing []string
 	for _, addr := range m.o.Join {
-		if !slices.ContainsFunc(members, func(n *memberlist.Node) bool { return n.Address() == addr }) {
+		if !slices.ContainsFunc(members, func(n Member) bool { return n.Addr == addr }) {
 			missing = append(missing, addr)
 		}
 	}
