@@ -260,3 +260,19 @@ func FuzzHello(f *testing.F) {
 		}
 	})
 }
+
+// A peer that closes every connection after the handshake is not hammered.
+func TestShortLivedConnectionsBackOff(t *testing.T) {
+	d := new(cutDialer)
+	s, to := start(t, "", ServerOptions{}, func(s *Server) {
+		s.Handle(KeyCommand, 0, 0, func(r *wire.Request) { r.Close(errors.New("go away")) })
+	})
+	_ = s
+	p := pool(t, PeersOptions{Dialer: d, MaxBackoff: time.Hour})
+	for range 50 { // each breaks the connection, unless the link is backing off
+		_, _ = call(p, to, Control, KeyCommand, 0, "") // fails by design
+	}
+	if n := d.dials.Load(); n > 20 {
+		t.Fatalf("%d dials for 50 calls", n)
+	}
+}
