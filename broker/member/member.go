@@ -219,24 +219,24 @@ func compatible(mine, theirs string) bool { return mine == "" || theirs == "" ||
 
 // SetCluster gossips the cluster id, once the node has one.
 func (m *Members) SetCluster(id string) error {
-	return m.update(func(meta *Meta) { meta.Cluster = id })
+	return m.update(time.Second, func(meta *Meta) { meta.Cluster = id })
 }
 
 // Leave says that the node stops on purpose, and waits until that is out or
-// the timeout is over. Close must follow.
+// the timeout is over, twice. Close must follow.
 func (m *Members) Leave(timeout time.Duration) error {
-	err := m.update(func(meta *Meta) { meta.Leaving = true })
+	err := m.update(timeout, func(meta *Meta) { meta.Leaving = true })
 	return errors.Join(err, m.list.Leave(timeout))
 }
 
-func (m *Members) update(edit func(*Meta)) error {
+func (m *Members) update(timeout time.Duration, edit func(*Meta)) error {
 	meta := *m.meta.Load()
 	edit(&meta)
 	if _, err := meta.encode(); err != nil {
 		return err
 	}
 	m.meta.Store(&meta)
-	if err := m.list.UpdateNode(time.Second); err != nil {
+	if err := m.list.UpdateNode(timeout); err != nil {
 		// Not heard in time by anybody; the next push-pull carries it.
 		m.o.Logger.Debug().Err(err).Msg("gossip update")
 	}

@@ -214,7 +214,7 @@ func TestUnauthenticatedLimit(t *testing.T) {
 			r.Conn.SetAuthenticated()
 		}
 		r.Reply()
-	}, Options{RequireAuth: true, OnClose: cl.add})
+	}, Options{RequireAuth: true, UnauthenticatedTimeout: patience, OnClose: cl.add})
 	big := frame(0, 3, 2, "", make([]byte, 100<<10))
 
 	c := dial(t, addr)
@@ -259,15 +259,24 @@ func TestSlowFrameIsClosed(t *testing.T) {
 func TestIdleTimeout(t *testing.T) {
 	var cl closed
 	parked := make(chan *Request, 1)
-	_, addr := serve(t, func(r *Request) { parked <- r }, Options{IdleTimeout: 20 * time.Millisecond, OnClose: cl.add})
-	c := dial(t, addr)
-	write(t, c, frame(1, 4, 1, "", nil))
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := dial(t, l.Addr().String())
+	write(t, c, frame(1, 4, 1, "", nil)) // is there before the server looks
+	s := NewServer(HandlerFunc(func(r *Request) { parked <- r }), Options{IdleTimeout: 20 * time.Millisecond, OnClose: cl.add})
+	served := make(chan error, 1)
+	go func() { served <- s.Serve(l) }()
 	r := <-parked
 	time.Sleep(100 * time.Millisecond)
 	r.Reply()
 	readResponse(t, c)
 	if err := cl.wait(t); !errors.Is(err, ErrIdle) {
 		t.Fatalf("closed with %v", err)
+	}
+	if err := errors.Join(s.Close(), <-served); err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -509,4 +518,14 @@ func TestStats(t *testing.T) {
 	readResponse(t, c)
 	want := Stats{Connections: 1, Requests: 1, BytesIn: 4 + 10 + 3, BytesOut: 8 + 3}
 	eventually(t, fmt.Sprintf("stats are %+v", want), func() bool { return s.Stats() == want })
+}
+
+// Who does not authenticate is not kept.
+func TestUnauthenticatedTimeout(t *testing.T) {
+	var cl closed
+	_, addr := serve(t, copyReply, Options{RequireAuth: true, UnauthenticatedTimeout: 10 * time.Millisecond, OnClose: cl.add})
+	dial(t, addr)
+	if err := cl.wait(t); !errors.Is(err, ErrIdle) {
+		t.Fatalf("closed with %v", err)
+	}
 }
