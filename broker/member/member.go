@@ -110,7 +110,7 @@ func Start(o Options) (*Members, error) {
 // config tunes memberlist to suspect a dead node in about a second on a local
 // network, and to declare it dead in about two.
 func (m *Members) config() (*memberlist.Config, error) {
-	host, port, err := splitAddr(m.o.Bind)
+	host, port, err := resolve(m.ctx, m.o.Bind)
 	if err != nil {
 		return nil, err
 	}
@@ -148,21 +148,22 @@ func splitAddr(addr string) (host string, port int, err error) {
 	if err != nil || port < 0 || port > 65535 {
 		return "", 0, fmt.Errorf("gossip address %q: want host:port", addr)
 	}
-	if host == "localhost" { // memberlist binds addresses only
-		host = "127.0.0.1"
-	}
 	return host, port, nil
 }
 
-// resolve turns host:port into an address, which memberlist wants.
+// resolve turns host:port into an IP address and a port: memberlist takes a
+// name for "all interfaces".
 func resolve(ctx context.Context, addr string) (ip string, port int, err error) {
 	host, port, err := splitAddr(addr)
-	if err != nil || net.ParseIP(host) != nil {
+	switch {
+	case err != nil || host == "" || net.ParseIP(host) != nil:
 		return host, port, err
+	case host == "localhost":
+		return "127.0.0.1", port, nil
 	}
 	ips, err := net.DefaultResolver.LookupHost(ctx, host)
 	if err != nil {
-		return "", 0, fmt.Errorf("advertised gossip address: %w", err)
+		return "", 0, fmt.Errorf("gossip address %q: %w", addr, err)
 	}
 	return ips[0], port, nil
 }

@@ -188,6 +188,14 @@ func TestRestartOnAnotherPort(t *testing.T) {
 	}
 }
 
+// A name binds its address, not all interfaces.
+func TestBindByName(t *testing.T) {
+	a := start(t, 1, "", Options{Bind: "localhost:0"})
+	if !strings.HasPrefix(a.Addr(), "127.0.0.1:") {
+		t.Fatalf("bound %s", a.Addr())
+	}
+}
+
 func TestBindErrorsAreReported(t *testing.T) {
 	a := start(t, 1, "", Options{})
 	for _, bind := range []string{a.Addr(), "nonsense", "127.0.0.1:x", "127.0.0.1:70000"} {
