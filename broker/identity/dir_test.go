@@ -218,3 +218,24 @@ func TestErrorSweep(t *testing.T) {
 	}
 	t.Fatal("the sweep never ended")
 }
+
+func FuzzDecode(f *testing.F) {
+	b, err := encode(&Node{Format: 1, Broker: 1, Storage: model.StorageID{1}, Directory: model.StorageID{2}, Founders: set(1, 2)})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(b)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		n, err := decode(b)
+		if err != nil {
+			return
+		}
+		again, err := encode(n)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if m, err := decode(again); err != nil || m.Storage != n.Storage || m.Cluster != n.Cluster || !sameSet(m.Founders, n.Founders) {
+			t.Fatalf("%+v became %+v (%v)", n, m, err)
+		}
+	})
+}

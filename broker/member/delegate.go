@@ -55,13 +55,27 @@ func (d *delegate) NotifyUpdate(n *memberlist.Node) { d.post(Update, n) }
 // NotifyLeave implements memberlist.EventDelegate.
 func (d *delegate) NotifyLeave(n *memberlist.Node) { d.post(Leave, n) }
 
+// post notes what memberlist believes of a node, and queues the event.
 func (d *delegate) post(k Kind, n *memberlist.Node) {
-	e := Event{Kind: k, Addr: n.Address()}
-	if e.Meta.decode(n.Meta) != nil || sameNode(d.m.meta.Load(), &e.Meta) {
-		return
+	o := Member{Addr: n.Address()}
+	if o.Meta.decode(n.Meta) != nil {
+		return // cannot be: check refuses such nodes
 	}
-	e.Graceful = k == Leave && e.Meta.Leaving
-	d.m.post(e)
+	d.m.mu.Lock()
+	if k == Leave {
+		delete(d.m.alive, n.Name)
+	} else {
+		d.m.alive[n.Name] = o
+	}
+	d.m.mu.Unlock()
+	d.m.postOther(k, o)
+}
+
+// postOther queues an event about a node unless it is this one.
+func (m *Members) postOther(k Kind, o Member) {
+	if !sameNode(m.meta.Load(), &o.Meta) {
+		m.post(Event{Kind: k, Meta: o.Meta, Addr: o.Addr, Graceful: k == Leave && o.Leaving})
+	}
 }
 
 // suspicion is gossiped by the node whose probe failed, so that the controller
@@ -101,17 +115,13 @@ func (d *delegate) LocalState(bool) []byte { return nil }
 // MergeRemoteState implements memberlist.Delegate.
 func (d *delegate) MergeRemoteState([]byte, bool) {}
 
-// suspected posts a Suspect event for a member of that name. Called without
-// memberlist's lock.
+// suspected posts a Suspect event for a member of that name.
 func (m *Members) suspected(name string) {
-	list := m.ready.Load()
-	if list == nil {
-		return
-	}
-	for _, n := range list.Members() {
-		if n.Name == name {
-			(&delegate{m}).post(Suspect, n)
-		}
+	m.mu.Lock()
+	o, ok := m.alive[name]
+	m.mu.Unlock()
+	if ok {
+		m.postOther(Suspect, o)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log"
+	"maps"
 	"net"
 	"slices"
 	"strconv"
@@ -65,7 +66,6 @@ type Options struct {
 type Members struct {
 	o      Options
 	list   *memberlist.Memberlist
-	ready  atomic.Pointer[memberlist.Memberlist] // list, for callbacks that race with Start
 	meta   atomic.Pointer[Meta]
 	events chan Event
 	lost   atomic.Bool
@@ -73,6 +73,12 @@ type Members struct {
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
+
+	mu sync.Mutex // a leaf: memberlist's lock may be held, nothing is called under it
+	// alive are the nodes that memberlist believes alive or suspects, by
+	// name, this one included. memberlist's own list is no use: it hands out
+	// pointers that it goes on writing to.
+	alive map[string]Member
 }
 
 // maxEvents bounds the events that wait for OnEvent.
@@ -84,7 +90,7 @@ func Start(o Options) (*Members, error) {
 	if _, err := o.Meta.encode(); err != nil {
 		return nil, err
 	}
-	m := &Members{o: o, events: make(chan Event, maxEvents)}
+	m := &Members{o: o, events: make(chan Event, maxEvents), alive: make(map[string]Member)}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	m.meta.Store(&o.Meta)
 	c, err := m.config()
@@ -92,22 +98,19 @@ func Start(o Options) (*Members, error) {
 		return nil, err
 	}
 	// memberlist calls back before Create returns; the queue must be there.
-	var nodes atomic.Int32
-	nodes.Store(1)
-	m.hints = &memberlist.TransmitLimitedQueue{NumNodes: func() int { return int(nodes.Load()) }, RetransmitMult: c.RetransmitMult}
+	m.hints = &memberlist.TransmitLimitedQueue{NumNodes: m.size, RetransmitMult: c.RetransmitMult}
 	if m.list, err = memberlist.Create(c); err != nil {
 		return nil, fmt.Errorf("gossip on %s: %w", o.Bind, err)
 	}
-	m.ready.Store(m.list)
 	m.wg.Go(m.dispatch)
-	m.wg.Go(func() { m.keepJoined(func(n int) { nodes.Store(int32(n)) }) })
+	m.wg.Go(m.keepJoined)
 	return m, nil
 }
 
 // config tunes memberlist to suspect a dead node in about a second on a local
 // network, and to declare it dead in about two.
 func (m *Members) config() (*memberlist.Config, error) {
-	host, port, err := splitAddr(m.o.Bind)
+	host, port, err := resolve(m.ctx, m.o.Bind)
 	if err != nil {
 		return nil, err
 	}
@@ -145,21 +148,22 @@ func splitAddr(addr string) (host string, port int, err error) {
 	if err != nil || port < 0 || port > 65535 {
 		return "", 0, fmt.Errorf("gossip address %q: want host:port", addr)
 	}
-	if host == "localhost" { // memberlist binds addresses only
-		host = "127.0.0.1"
-	}
 	return host, port, nil
 }
 
-// resolve turns host:port into an address, which memberlist wants.
+// resolve turns host:port into an IP address and a port: memberlist takes a
+// name for "all interfaces".
 func resolve(ctx context.Context, addr string) (ip string, port int, err error) {
 	host, port, err := splitAddr(addr)
-	if err != nil || net.ParseIP(host) != nil {
+	switch {
+	case err != nil || host == "" || net.ParseIP(host) != nil:
 		return host, port, err
+	case host == "localhost":
+		return "127.0.0.1", port, nil
 	}
 	ips, err := net.DefaultResolver.LookupHost(ctx, host)
 	if err != nil {
-		return "", 0, fmt.Errorf("advertised gossip address: %w", err)
+		return "", 0, fmt.Errorf("gossip address %q: %w", addr, err)
 	}
 	return ips[0], port, nil
 }
@@ -180,13 +184,8 @@ type Member struct {
 // yet, by broker id; of several processes of one broker, the newest.
 func (m *Members) Members() []Member {
 	mine := m.meta.Load()
-	var all []Member
-	for _, n := range m.list.Members() {
-		var meta Meta
-		if n.Name != mine.name() && meta.decode(n.Meta) == nil && compatible(mine.Cluster, meta.Cluster) && !sameNode(mine, &meta) {
-			all = append(all, Member{meta, n.Address()})
-		}
-	}
+	all := m.snapshot()
+	all = slices.DeleteFunc(all, func(o Member) bool { return sameNode(mine, &o.Meta) || !compatible(mine.Cluster, o.Cluster) })
 	slices.SortFunc(all, func(a, b Member) int {
 		if a.Broker != b.Broker {
 			return int(a.Broker) - int(b.Broker)
@@ -202,30 +201,43 @@ func (m *Members) Members() []Member {
 	return slices.CompactFunc(all, func(a, b Member) bool { return sameNode(&a.Meta, &b.Meta) })
 }
 
+// snapshot copies the nodes believed alive, this one included, in no order.
+func (m *Members) snapshot() []Member {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Collect(maps.Values(m.alive))
+}
+
+func (m *Members) size() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return max(1, len(m.alive))
+}
+
 func sameNode(a, b *Meta) bool { return a.Broker == b.Broker && a.Storage == b.Storage }
 
 func compatible(mine, theirs string) bool { return mine == "" || theirs == "" || mine == theirs }
 
 // SetCluster gossips the cluster id, once the node has one.
 func (m *Members) SetCluster(id string) error {
-	return m.update(func(meta *Meta) { meta.Cluster = id })
+	return m.update(time.Second, func(meta *Meta) { meta.Cluster = id })
 }
 
 // Leave says that the node stops on purpose, and waits until that is out or
-// the timeout is over. Close must follow.
+// the timeout is over, twice. Close must follow.
 func (m *Members) Leave(timeout time.Duration) error {
-	err := m.update(func(meta *Meta) { meta.Leaving = true })
+	err := m.update(timeout, func(meta *Meta) { meta.Leaving = true })
 	return errors.Join(err, m.list.Leave(timeout))
 }
 
-func (m *Members) update(edit func(*Meta)) error {
+func (m *Members) update(timeout time.Duration, edit func(*Meta)) error {
 	meta := *m.meta.Load()
 	edit(&meta)
 	if _, err := meta.encode(); err != nil {
 		return err
 	}
 	m.meta.Store(&meta)
-	if err := m.list.UpdateNode(time.Second); err != nil {
+	if err := m.list.UpdateNode(timeout); err != nil {
 		// Not heard in time by anybody; the next push-pull carries it.
 		m.o.Logger.Debug().Err(err).Msg("gossip update")
 	}
@@ -242,11 +254,10 @@ func (m *Members) Close() error {
 
 // keepJoined joins the configured addresses that are not members, for ever:
 // after a partition heals, too, nobody else would.
-func (m *Members) keepJoined(count func(int)) {
+func (m *Members) keepJoined() {
 	backoff := 100 * time.Millisecond
 	for {
-		members := m.list.Members()
-		count(len(members))
+		members := m.snapshot()
 		missing := m.missing(members)
 		if len(missing) > 0 {
 			if n, err := m.list.Join(missing); err != nil {
@@ -265,10 +276,10 @@ func (m *Members) keepJoined(count func(int)) {
 	}
 }
 
-func (m *Members) missing(members []*memberlist.Node) []string {
+func (m *Members) missing(members []Member) []string {
 	var missing []string
 	for _, addr := range m.o.Join {
-		if !slices.ContainsFunc(members, func(n *memberlist.Node) bool { return n.Address() == addr }) {
+		if !slices.ContainsFunc(members, func(n Member) bool { return n.Addr == addr }) {
 			missing = append(missing, addr)
 		}
 	}

@@ -156,13 +156,13 @@ func TestIdlePromptConnectionStaysUp(t *testing.T) {
 	_, to := start(t, "", ServerOptions{}, func(s *Server) {
 		s.Handle(KeyPing, 0, 0, func(r *wire.Request) { pings.Add(1); Reply(r) })
 	})
-	p := pool(t, PeersOptions{Dialer: d, PingInterval: 200 * time.Millisecond})
+	p := pool(t, PeersOptions{Dialer: d, PingInterval: 500 * time.Millisecond})
 	if err := p.Ping(context.Background(), to, Heartbeat); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "pings while idle", func() bool { return pings.Load() >= 4 })
-	if n := d.dials.Load(); n != 1 {
-		t.Fatalf("%d dials, want 1", n)
+	if n := d.dials.Load(); n > 2 { // one, unless the machine slept
+		t.Fatalf("%d dials for a connection that is well", n)
 	}
 }
 
@@ -259,4 +259,20 @@ func FuzzHello(f *testing.F) {
 			t.Fatalf("%+v became %+v (%v)", h, again, err)
 		}
 	})
+}
+
+// A peer that closes every connection after the handshake is not hammered.
+func TestShortLivedConnectionsBackOff(t *testing.T) {
+	d := new(cutDialer)
+	s, to := start(t, "", ServerOptions{}, func(s *Server) {
+		s.Handle(KeyCommand, 0, 0, func(r *wire.Request) { r.Close(errors.New("go away")) })
+	})
+	_ = s
+	p := pool(t, PeersOptions{Dialer: d, MaxBackoff: time.Hour})
+	for range 50 { // each breaks the connection, unless the link is backing off
+		_, _ = call(p, to, Control, KeyCommand, 0, "") // fails by design
+	}
+	if n := d.dials.Load(); n > 20 {
+		t.Fatalf("%d dials for 50 calls", n)
+	}
 }

@@ -163,8 +163,11 @@ func (l *link) run() {
 		}
 		nc, err := l.dial()
 		if err == nil {
-			backoff = 0
+			up := time.Now()
 			err = l.converse(nc)
+			if time.Since(up) >= l.p.o.MaxBackoff { // else it is part of the trouble
+				backoff = 0
+			}
 			l.want() // redial at once: a refusal is evidence of death
 		}
 		if l.ctx.Err() != nil {

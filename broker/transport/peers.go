@@ -58,7 +58,8 @@ type PeersOptions struct {
 	QueueBytes       int64 // per connection; default 32 MiB
 
 	// OnRefused is called when a peer's host refuses a connection: evidence
-	// that its process is dead. OnUp and OnDown observe connections. They are
+	// that no process of the peer listens at to.Addr. If the peer is known at
+	// another address by now, it means nothing. OnUp and OnDown observe connections. They are
 	// called outside locks and must not block.
 	OnRefused func(to To, class Class)
 	OnUp      func(to To, class Class)

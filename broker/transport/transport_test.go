@@ -75,6 +75,9 @@ func pool(t *testing.T, o PeersOptions) *Peers {
 		o.Identity = identity(1, "c1")
 	}
 	o.DialTimeout = patience
+	if o.PingInterval == 0 {
+		o.PingInterval = patience
+	}
 	if o.Timeouts == nil {
 		o.Timeouts = map[Class]time.Duration{}
 		for c := range numClasses {

@@ -5,6 +5,7 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/tailrace/tailrace/internal/model"
@@ -196,4 +197,11 @@ func wake(ch chan struct{}) {
 func (c *Conn) Finish(reason error) {
 	c.finish.CompareAndSwap(nil, &reason)
 	c.drain()
+}
+
+// Ordinary reports that a connection's reason to close is no fault: the client
+// left, was idle, or the server stops.
+func Ordinary(reason error) bool {
+	return errors.Is(reason, ErrPeerClosed) || errors.Is(reason, ErrIdle) || errors.Is(reason, ErrServerClosed) ||
+		errors.Is(reason, syscall.ECONNRESET) || errors.Is(reason, syscall.EPIPE)
 }

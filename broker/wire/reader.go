@@ -67,6 +67,8 @@ func (c *Conn) serveRequests() error {
 			return c.unlessDraining(err)
 		}
 		c.enqueue(r)
+		c.srv.requests.Add(1)
+		c.srv.bytesIn.Add(int64(n) + 4)
 		if err := c.dispatch(r); err != nil {
 			return err
 		}

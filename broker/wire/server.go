@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/tailrace/tailrace/internal/model"
@@ -88,6 +89,8 @@ type Server struct {
 	o        Options
 	draining chan struct{} // closed by Shutdown and Close
 	wg       sync.WaitGroup
+
+	requests, bytesIn, bytesOut atomic.Int64
 
 	mu        sync.Mutex
 	closed    bool // draining is closed
@@ -217,6 +220,18 @@ func (s *Server) refused(remote string, err error) {
 	if s.o.OnRefuse != nil {
 		s.o.OnRefuse(remote, err)
 	}
+}
+
+// Stats are totals since the server was made, and what is open now.
+type Stats struct {
+	Connections       int
+	Requests          int64
+	BytesIn, BytesOut int64 // whole frames
+}
+
+// Stats returns the server's totals.
+func (s *Server) Stats() Stats {
+	return Stats{s.Connections(), s.requests.Load(), s.bytesIn.Load(), s.bytesOut.Load()}
 }
 
 // Connections returns the number of open connections.

@@ -214,7 +214,7 @@ func TestUnauthenticatedLimit(t *testing.T) {
 			r.Conn.SetAuthenticated()
 		}
 		r.Reply()
-	}, Options{RequireAuth: true, OnClose: cl.add})
+	}, Options{RequireAuth: true, UnauthenticatedTimeout: patience, OnClose: cl.add})
 	big := frame(0, 3, 2, "", make([]byte, 100<<10))
 
 	c := dial(t, addr)
@@ -259,15 +259,24 @@ func TestSlowFrameIsClosed(t *testing.T) {
 func TestIdleTimeout(t *testing.T) {
 	var cl closed
 	parked := make(chan *Request, 1)
-	_, addr := serve(t, func(r *Request) { parked <- r }, Options{IdleTimeout: 20 * time.Millisecond, OnClose: cl.add})
-	c := dial(t, addr)
-	write(t, c, frame(1, 4, 1, "", nil))
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := dial(t, l.Addr().String())
+	write(t, c, frame(1, 4, 1, "", nil)) // is there before the server looks
+	s := NewServer(HandlerFunc(func(r *Request) { parked <- r }), Options{IdleTimeout: 20 * time.Millisecond, OnClose: cl.add})
+	served := make(chan error, 1)
+	go func() { served <- s.Serve(l) }()
 	r := <-parked
 	time.Sleep(100 * time.Millisecond)
 	r.Reply()
 	readResponse(t, c)
 	if err := cl.wait(t); !errors.Is(err, ErrIdle) {
 		t.Fatalf("closed with %v", err)
+	}
+	if err := errors.Join(s.Close(), <-served); err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -471,6 +480,52 @@ func TestFinishAnswersThenCloses(t *testing.T) {
 		t.Fatalf("got %q", body)
 	}
 	if err := cl.wait(t); !errors.Is(err, reason) {
+		t.Fatalf("closed with %v", err)
+	}
+}
+
+// The last answers of a drained connection arrive although the client went on
+// sending: no reset overtakes them.
+func TestShutdownDoesNotReset(t *testing.T) {
+	parked := make(chan *Request, 1)
+	s, addr := serve(t, func(r *Request) { parked <- r }, Options{MaxInFlight: 1})
+	c := dial(t, addr)
+	write(t, c, frame(0, 3, 1, "", nil))
+	r := <-parked
+	for range 50 { // stay unread behind the first
+		write(t, c, frame(0, 3, 2, "", make([]byte, 1000)))
+	}
+	down := make(chan error, 1)
+	go func() { down <- shutdown(t, s, patience) }()
+	eventually(t, "draining", s.isDraining)
+	answer := bytes.Repeat([]byte("x"), 100<<10)
+	r.Reply(Part{Bytes: answer})
+	if err := <-down; err != nil {
+		t.Fatal(err)
+	}
+	if corr, body := readResponse(t, c); corr != 1 || !bytes.Equal(body, answer) {
+		t.Fatalf("got %d with %d bytes", corr, len(body))
+	}
+	if _, err := c.Read(make([]byte, 1)); err != io.EOF {
+		t.Fatalf("got %v, want EOF", err)
+	}
+}
+
+func TestStats(t *testing.T) {
+	s, addr := serve(t, copyReply, Options{})
+	c := dial(t, addr)
+	write(t, c, frame(0, 3, 1, "", []byte("abc")))
+	readResponse(t, c)
+	want := Stats{Connections: 1, Requests: 1, BytesIn: 4 + 10 + 3, BytesOut: 8 + 3}
+	eventually(t, fmt.Sprintf("stats are %+v", want), func() bool { return s.Stats() == want })
+}
+
+// Who does not authenticate is not kept.
+func TestUnauthenticatedTimeout(t *testing.T) {
+	var cl closed
+	_, addr := serve(t, copyReply, Options{RequireAuth: true, UnauthenticatedTimeout: 10 * time.Millisecond, OnClose: cl.add})
+	dial(t, addr)
+	if err := cl.wait(t); !errors.Is(err, ErrIdle) {
 		t.Fatalf("closed with %v", err)
 	}
 }

@@ -3,6 +3,7 @@ package wire
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"time"
@@ -15,6 +16,8 @@ const (
 	// a system call of its own; sendfile pays from about 64 KiB.
 	smallPayloadBytes = 64 << 10
 	scratchBytes      = 64 << 10
+	// lingerTime is how long a drained connection waits for its peer to close.
+	lingerTime = 500 * time.Millisecond
 	// minWriteRate is the slowest acceptable reader of a large payload, bytes
 	// per second, on top of WriteTimeout.
 	minWriteRate = 256 << 10
@@ -56,6 +59,7 @@ func (c *Conn) writeLoop() {
 		}
 		c.retire(w.batch)
 	}
+	c.linger()
 	c.kill(c.drainReason()) // no effect on a connection that is dead already
 	c.srv.forget(c)
 }
@@ -66,6 +70,22 @@ func (c *Conn) finished() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.dead || (c.readDone && c.head == nil)
+}
+
+// linger ends a drained connection so that its last answers arrive: closing a
+// socket with unread requests resets it, and a reset may overtake the answers.
+// The reader has ended, so reading here is safe.
+func (c *Conn) linger() {
+	half, ok := c.nc.(interface{ CloseWrite() error })
+	select {
+	case <-c.done:
+		return
+	default:
+	}
+	if !ok || half.CloseWrite() != nil || c.nc.SetReadDeadline(time.Now().Add(lingerTime)) != nil {
+		return
+	}
+	_, _ = io.Copy(io.Discard, c.nc) // until the peer closes, or the deadline
 }
 
 func (c *Conn) drainReason() error {
@@ -91,12 +111,16 @@ func (c *Conn) takeReady(batch []*Request) []*Request {
 
 // retire gives back what sent requests held and lets the reader go on.
 func (c *Conn) retire(batch []*Request) {
-	var held int64
+	var held, sent int64
 	for i, r := range batch {
 		held += r.bodyLen + r.size
+		if !r.silent {
+			sent += r.size + 4
+		}
 		r.drop(c.srv.o.Budget)
 		batch[i] = nil
 	}
+	c.srv.bytesOut.Add(sent)
 	c.mu.Lock()
 	c.inFlight -= len(batch)
 	c.held -= held
