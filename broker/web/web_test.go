@@ -238,6 +238,22 @@ func TestJSONEndpoints(t *testing.T) {
 	}
 }
 
+// TestSyncReplicasIsTheTarget: asynchronous replicas by policy are no fault.
+func TestSyncReplicasIsTheTarget(t *testing.T) {
+	v := (&fakeSource{}).View()
+	if c := clusterView(v, nil); c.UnderReplicated != 6 || c.UnderMinISR != 0 || c.Leaderless != 0 {
+		t.Errorf("two of three in sync: %+v", c)
+	}
+	for i := range v.Topics {
+		v.Topics[i].SyncReplicas = 2
+	}
+	v.Topics[0].Partitions[1].ISR = []int32{1}
+	v.Topics[0].Partitions[2].Leader = -1
+	if c := clusterView(v, nil); c.UnderReplicated != 1 || c.UnderMinISR != 1 || c.Leaderless != 1 {
+		t.Errorf("sync.replicas=2: %+v", c)
+	}
+}
+
 func TestStatuses(t *testing.T) {
 	f := start(t, nil)
 	for path, want := range map[string]int{
@@ -247,6 +263,7 @@ func TestStatuses(t *testing.T) {
 		"/healthz":                   200,
 		"/readyz":                    200,
 		"/metrics":                   200,
+		"/icon.svg":                  200,
 		"/nothing":                   404,
 		"/v1/nothing":                404,
 		"/v1/topics/nope":            404,

@@ -108,14 +108,14 @@ function drawStatus(c) {
   if (!c.ready) setStatus("bad", `not ready: ${c.not_ready_reason}`);
   else if (c.leaderless_partitions > 0) setStatus("bad", `${c.leaderless_partitions} partitions have no leader`);
   else if (c.under_min_isr_partitions > 0) setStatus("bad", `${c.under_min_isr_partitions} partitions refuse writes`);
-  else if (c.under_replicated_partitions > 0) setStatus("warn", `${c.under_replicated_partitions} partitions miss a replica`);
+  else if (c.under_replicated_partitions > 0) setStatus("warn", `${c.under_replicated_partitions} partitions lack an in-sync replica`);
   else setStatus("ok", "all partitions in sync");
   const rate = sum(topics.flatMap((t) => t.partitions.map((p) => rateOf(t.topic, p.partition))));
   tiles([
     ["Brokers", `${alive} / ${c.brokers.length}`, alive < c.brokers.length ? "bad" : ""],
     ["Topics", show(c.topics)],
     ["Partitions", show(c.partitions)],
-    ["Under-replicated", show(c.under_replicated_partitions), c.under_replicated_partitions ? "warn" : ""],
+    ["Degraded", show(c.under_replicated_partitions), c.under_replicated_partitions ? "warn" : ""],
     ["Records/s", showRate(rate)],
   ]);
 }
@@ -149,14 +149,17 @@ function drawBrokers(brokers) {
   }));
 }
 
+// isShort says whether a partition's in-sync set is below its target.
+const isShort = (t, p) => p.isr.length < Math.min(t.sync_replicas || Infinity, p.replicas.length);
+
 // replicaChips shows every replica of a partition: leader, in sync, outside, off.
-function replicaChips(p) {
+function replicaChips(t, p) {
   return p.replicas.map((r) => {
     let className = "chip";
     let title = `broker ${r.broker}: ${r.state}`;
     if (r.broker === p.leader) className += " leader";
     else if (r.state === "offline") className += " off";
-    else if (!p.isr.includes(r.broker)) className += " out";
+    else if (!p.isr.includes(r.broker)) className += isShort(t, p) ? " out" : " async";
     if (r.lag > 0) title += `, ${number.format(r.lag)} behind`;
     if (r.suspect) title += ", suspect";
     if (r.damaged) title += ", damaged";
@@ -181,7 +184,7 @@ function chipCell(chips) {
 
 function topicCells(t) {
   const leaders = new Set(t.partitions.map((p) => p.leader));
-  const missing = t.partitions.filter((p) => p.isr.length < p.replicas.length).length;
+  const missing = t.partitions.filter((p) => isShort(t, p)).length;
   const without = t.partitions.filter((p) => p.leader < 0).length;
   const isOpen = expanded.has(t.topic);
   return [
@@ -219,7 +222,7 @@ function drawTopics() {
         cells: [
           { text: `partition ${p.partition}` },
           { className: p.leader < 0 ? "bad" : "", text: p.leader < 0 ? "none" : `broker ${p.leader}, epoch ${p.leader_epoch}` },
-          chipCell(replicaChips(p)),
+          chipCell(replicaChips(t, p)),
           { className: "n", text: show(p.high_watermark) },
           { className: "n", text: showRate(rateOf(t.topic, p.partition)) },
         ].map((c) => ({ sign: [c.text, c.className], ...c })),
