@@ -84,11 +84,11 @@ func (a *Admin) WaitTopic(ctx context.Context, name string, partitions int) erro
 
 // topicMissing says what a live broker lacks of a topic, or nil.
 func (a *Admin) topicMissing(ctx context.Context, name string, partitions int) error {
-	brokers, err := a.kadm.ListBrokers(ctx)
+	brokers, err := a.brokers(ctx)
 	if err != nil {
 		return err
 	}
-	for _, id := range brokers.NodeIDs() {
+	for _, id := range brokers {
 		req := kmsg.NewPtrMetadataRequest()
 		t := kmsg.NewMetadataRequestTopic()
 		t.Topic = kmsg.StringPtr(name)
@@ -235,11 +235,11 @@ func (a *Admin) altered(op, name string, rs kadm.AlterConfigsResponses, err erro
 
 // checkBroker gives a clear error for a broker that is not in the cluster.
 func (a *Admin) checkBroker(ctx context.Context, op string, id int32) error {
-	brokers, err := a.kadm.ListBrokers(ctx)
+	ids, err := a.brokers(ctx)
 	if err != nil {
 		return a.client.explain(op, err)
 	}
-	if ids := brokers.NodeIDs(); !slices.Contains(ids, id) {
+	if !slices.Contains(ids, id) {
 		return &Error{Op: op, Kind: ErrNotFound, Err: fmt.Errorf("the cluster has brokers %v", ids)}
 	}
 	return nil

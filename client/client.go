@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"sync/atomic"
 	"time"
 
@@ -126,10 +127,8 @@ func (c *Client) explain(op string, err error) error {
 	if err == nil {
 		return nil
 	}
-	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
-		if d := c.dials.lastFailure(); d != nil {
-			return &Error{Op: op, Kind: ErrUnavailable, Err: fmt.Errorf("%w (%w)", d, err)}
-		}
+	if d := c.dials.failure.Load(); d != nil && kindOf(err) == ErrUnavailable {
+		return &Error{Op: op, Kind: ErrUnavailable, Err: &dialError{addr: d.addr, cause: d.cause, err: err}}
 	}
 	return wrap(op, err)
 }
@@ -148,28 +147,27 @@ func (w *dialWatch) OnBrokerConnect(meta kgo.BrokerMetadata, _ time.Duration, _ 
 	if errors.Is(err, context.Canceled) {
 		return
 	}
-	w.failure.Store(&dialError{addr: net.JoinHostPort(meta.Host, fmt.Sprint(meta.Port)), err: err})
+	w.failure.Store(&dialError{addr: net.JoinHostPort(meta.Host, fmt.Sprint(meta.Port)), cause: err})
 }
 
-func (w *dialWatch) lastFailure() error {
-	if d := w.failure.Load(); d != nil {
-		return d
-	}
-	return nil
-}
-
+// dialError names the broker that could not be reached.
 type dialError struct {
-	addr string
-	err  error
+	addr  string
+	cause error // of the failed connection
+	err   error // what the operation failed with
 }
 
 func (e *dialError) Error() string {
-	cause := e.err
+	cause := e.cause
 	var op *net.OpError
 	if errors.As(cause, &op) {
 		cause = op.Err
 	}
+	var sys *os.SyscallError
+	if errors.As(cause, &sys) {
+		cause = sys.Err
+	}
 	return fmt.Sprintf("cannot reach %s: %v", e.addr, cause)
 }
 
-func (e *dialError) Unwrap() error { return e.err }
+func (e *dialError) Unwrap() []error { return []error{e.cause, e.err} }

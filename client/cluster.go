@@ -9,6 +9,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
 // ClusterStatus is the cluster as metadata shows it.
@@ -20,7 +21,8 @@ type ClusterStatus struct {
 	Partitions int            `json:"partitions"`
 	// Leaderless partitions can be neither written nor read.
 	Leaderless int `json:"leaderless_partitions"`
-	// UnderReplicated partitions have fewer in-sync replicas than replicas.
+	// UnderReplicated partitions have fewer in-sync replicas than replicas, as
+	// Kafka counts it; with sync.replicas=N that is so by intent.
 	UnderReplicated int `json:"under_replicated_partitions"`
 }
 
@@ -61,8 +63,8 @@ type PartitionStatus struct {
 // ReplicaStatus is one replica of a partition.
 type ReplicaStatus struct {
 	Broker int32 `json:"broker"`
-	// State is "leader", "in-sync", "lagging" (alive, outside of the in-sync
-	// set) or "offline".
+	// State is "leader", "in-sync", "async" (alive, outside of the in-sync set:
+	// by the topic's sync.replicas, or because it lags) or "offline".
 	State string `json:"state"`
 	// Lag is how many offsets it is behind the log end, -1 if unknown
 	// (DescribeLogDirs, KIP-113).
@@ -71,36 +73,71 @@ type ReplicaStatus struct {
 	Bytes int64 `json:"bytes"`
 }
 
+// metadata asks a broker afresh; kadm may answer from a cache. No names means
+// all topics.
+func (a *Admin) metadata(ctx context.Context, names ...string) (*kmsg.MetadataResponse, error) {
+	req := kmsg.NewPtrMetadataRequest()
+	for _, name := range names {
+		t := kmsg.NewMetadataRequestTopic()
+		t.Topic = kmsg.StringPtr(name)
+		req.Topics = append(req.Topics, t)
+	}
+	return req.RequestWith(ctx, a.client.core)
+}
+
+// brokers returns the ids of the live brokers, in order.
+func (a *Admin) brokers(ctx context.Context) ([]int32, error) {
+	req := kmsg.NewPtrMetadataRequest()
+	req.Topics = []kmsg.MetadataRequestTopic{}
+	resp, err := req.RequestWith(ctx, a.client.core)
+	if err != nil {
+		return nil, err
+	}
+	ids := make([]int32, 0, len(resp.Brokers))
+	for _, b := range resp.Brokers {
+		ids = append(ids, b.NodeID)
+	}
+	slices.Sort(ids)
+	return ids, nil
+}
+
 // Cluster returns the state of the cluster.
 func (a *Admin) Cluster(ctx context.Context) (ClusterStatus, error) {
-	meta, err := a.kadm.Metadata(ctx)
+	meta, err := a.metadata(ctx)
 	if err != nil {
 		return ClusterStatus{}, a.client.explain("cluster status", err)
 	}
-	s := ClusterStatus{ClusterID: meta.Cluster, Controller: meta.Controller, Topics: len(meta.Topics)}
-	at := make(map[int32]int, len(meta.Brokers))
+	s := ClusterStatus{ClusterID: deref(meta.ClusterID), Controller: meta.ControllerID, Topics: len(meta.Topics), Brokers: []BrokerStatus{}}
 	for _, b := range meta.Brokers {
-		at[b.NodeID] = len(s.Brokers)
-		s.Brokers = append(s.Brokers, BrokerStatus{ID: b.NodeID, Host: b.Host, Port: b.Port, Rack: deref(b.Rack), Controller: b.NodeID == meta.Controller})
+		s.Brokers = append(s.Brokers, BrokerStatus{ID: b.NodeID, Host: b.Host, Port: b.Port, Rack: deref(b.Rack), Controller: b.NodeID == meta.ControllerID})
 	}
-	meta.Topics.EachPartition(func(p kadm.PartitionDetail) {
-		s.Partitions++
-		if p.Leader < 0 {
-			s.Leaderless++
-		} else if i, ok := at[p.Leader]; ok {
-			s.Brokers[i].Leaders++
-		}
-		if len(p.ISR) < len(p.Replicas) {
-			s.UnderReplicated++
-		}
-		for _, r := range p.Replicas {
-			if i, ok := at[r]; ok {
-				s.Brokers[i].Replicas++
-			}
-		}
-	})
 	slices.SortFunc(s.Brokers, func(x, y BrokerStatus) int { return cmp.Compare(x.ID, y.ID) })
+	for _, t := range meta.Topics {
+		for _, p := range t.Partitions {
+			s.count(p)
+		}
+	}
 	return s, nil
+}
+
+// count adds one partition to the totals.
+func (s *ClusterStatus) count(p kmsg.MetadataResponseTopicPartition) {
+	s.Partitions++
+	if p.Leader < 0 {
+		s.Leaderless++
+	}
+	if len(p.ISR) < len(p.Replicas) {
+		s.UnderReplicated++
+	}
+	for i := range s.Brokers {
+		b := &s.Brokers[i]
+		if b.ID == p.Leader {
+			b.Leaders++
+		}
+		if slices.Contains(p.Replicas, b.ID) {
+			b.Replicas++
+		}
+	}
 }
 
 func deref(s *string) string {
@@ -113,42 +150,44 @@ func deref(s *string) string {
 // Topics returns the named topics, or all with none named, by metadata alone:
 // offsets and lags are -1. A named topic that does not exist is ErrNotFound.
 func (a *Admin) Topics(ctx context.Context, names ...string) ([]TopicStatus, error) {
-	meta, err := a.kadm.Metadata(ctx, names...)
+	meta, err := a.metadata(ctx, names...)
 	if err != nil {
 		return nil, a.client.explain("list topics", err)
 	}
 	out := make([]TopicStatus, 0, len(meta.Topics))
-	for _, t := range meta.Topics.Sorted() {
-		if t.Err != nil {
+	for _, t := range meta.Topics {
+		if err := kerr.ErrorForCode(t.ErrorCode); err != nil && len(t.Partitions) == 0 {
 			if len(names) > 0 {
-				return nil, wrap("topic "+t.Topic, t.Err)
+				return nil, wrap("topic "+deref(t.Topic), err)
 			}
 			continue // deleted between two looks
 		}
 		out = append(out, topicStatus(t))
 	}
+	slices.SortFunc(out, func(x, y TopicStatus) int { return cmp.Compare(x.Topic, y.Topic) })
 	return out, nil
 }
 
-func topicStatus(t kadm.TopicDetail) TopicStatus {
-	s := TopicStatus{Topic: t.Topic, ID: hex.EncodeToString(t.ID[:]), Internal: t.IsInternal}
-	for _, p := range t.Partitions.Sorted() {
-		ps := PartitionStatus{Topic: t.Topic, Partition: p.Partition, Leader: p.Leader, LeaderEpoch: p.LeaderEpoch, ISR: p.ISR, Start: -1, HighWatermark: -1}
+func topicStatus(t kmsg.MetadataResponseTopic) TopicStatus {
+	s := TopicStatus{Topic: deref(t.Topic), ID: hex.EncodeToString(t.TopicID[:]), Internal: t.IsInternal, Partitions: []PartitionStatus{}}
+	for _, p := range t.Partitions {
+		ps := PartitionStatus{Topic: s.Topic, Partition: p.Partition, Leader: p.Leader, LeaderEpoch: p.LeaderEpoch, ISR: p.ISR, Start: -1, HighWatermark: -1}
 		if ps.ISR == nil {
 			ps.ISR = []int32{}
 		}
-		if p.Err != nil {
-			ps.Error = describe(p.Err)
+		if err := kerr.ErrorForCode(p.ErrorCode); err != nil {
+			ps.Error = describe(err)
 		}
 		for _, r := range p.Replicas {
 			ps.Replicas = append(ps.Replicas, ReplicaStatus{Broker: r, State: replicaState(p, r), Lag: -1, Bytes: -1})
 		}
 		s.Partitions = append(s.Partitions, ps)
 	}
+	slices.SortFunc(s.Partitions, func(x, y PartitionStatus) int { return cmp.Compare(x.Partition, y.Partition) })
 	return s
 }
 
-func replicaState(p kadm.PartitionDetail, broker int32) string {
+func replicaState(p kmsg.MetadataResponseTopicPartition, broker int32) string {
 	switch {
 	case broker == p.Leader:
 		return "leader"
@@ -157,7 +196,7 @@ func replicaState(p kadm.PartitionDetail, broker int32) string {
 	case slices.Contains(p.ISR, broker):
 		return "in-sync"
 	}
-	return "lagging"
+	return "async"
 }
 
 // Partitions returns the partitions of the named topics, or of all, with the

@@ -96,8 +96,9 @@ func producerOpts(o ProducerOptions) ([]kgo.Opt, error) {
 	opts := []kgo.Opt{
 		kgo.ProducerBatchCompression(codec),
 		kgo.ProducerLinger(o.Linger),
-		// A cancelled call returns at once; the record may still be written,
-		// and idempotence keeps a later retry from writing it twice.
+		// A cancelled call returns at once, with an unknown fate: the record may
+		// be written or not. The producer then takes a new epoch, so its own
+		// retries stay exactly-once, but a record produced anew is a new record.
 		kgo.AllowIdempotentProduceCancellation(),
 		// A topic that does not exist is an answer, not something to wait for:
 		// a few tries cover a broker that has not heard of a new topic yet.

@@ -83,6 +83,7 @@ type Server struct {
 	stopping context.Context // ends when Shutdown begins
 	stop     context.CancelFunc
 	places   chan struct{} // one token per open tail
+	metrics  *metrics
 	tails    sync.WaitGroup
 }
 
@@ -92,7 +93,7 @@ func New(o Options) (*Server, error) {
 		return nil, errors.New("web: Source and Tailer are required")
 	}
 	o.ensureDefaults()
-	s := &Server{options: o, places: make(chan struct{}, o.MaxTails)}
+	s := &Server{options: o, places: make(chan struct{}, o.MaxTails), metrics: newMetrics()}
 	s.stopping, s.stop = context.WithCancel(context.Background())
 	files, err := fs.Sub(consoleFiles, "console")
 	if err != nil {

@@ -61,6 +61,8 @@ func (s *Server) tail(w http.ResponseWriter, r *http.Request) {
 	}
 	s.tails.Add(1)
 	defer s.tails.Done()
+	s.metrics.open.Inc()
+	defer s.metrics.open.Dec()
 	// No compression: it would cost the broker more than the reader gains, and
 	// is a way to make a server work.
 	up := websocket.Upgrader{
@@ -123,6 +125,9 @@ func (s *Server) stream(conn *websocket.Conn, t Tail, f filter) {
 	cause := context.Cause(ctx)
 	cancel(nil) // the writer stops after the frame that it is in
 	code, reason := closing(err, cause)
+	if code == CloseSlowReader {
+		s.metrics.cut.Inc()
+	}
 	if code != 0 {
 		s.farewell(conn, code, reason, gone)
 	}
@@ -212,6 +217,8 @@ func (s *Server) write(ctx context.Context, conn *websocket.Conn, q *queue) erro
 			if err != nil {
 				return errGone
 			}
+			s.metrics.records.Inc()
+			s.metrics.bytes.Add(float64(len(frame)))
 		case <-ping.C:
 			if err := conn.WriteControl(websocket.PingMessage, nil, time.Now().Add(s.options.PingEvery)); err != nil {
 				return errGone

@@ -35,6 +35,7 @@ type Topic struct {
 	ID                string      `json:"id"`
 	Internal          bool        `json:"internal"`
 	MinInsyncReplicas int         `json:"min_insync_replicas"` // 0 if unknown
+	SyncReplicas      int         `json:"sync_replicas"`       // target of the in-sync set; 0 means all replicas
 	Partitions        []Partition `json:"partitions"`
 }
 
@@ -69,17 +70,19 @@ type Replica struct {
 
 // ClusterView is the answer of /v1/cluster.
 type ClusterView struct {
-	ClusterID       string   `json:"cluster_id"`
-	Self            int32    `json:"self"`
-	Controller      int32    `json:"controller"`
-	Ready           bool     `json:"ready"`
-	NotReadyReason  string   `json:"not_ready_reason,omitempty"`
-	Brokers         []Broker `json:"brokers"`
-	Topics          int      `json:"topics"`
-	Partitions      int      `json:"partitions"`
-	Leaderless      int      `json:"leaderless_partitions"`
-	UnderReplicated int      `json:"under_replicated_partitions"`
-	UnderMinISR     int      `json:"under_min_isr_partitions"` // refuse acks=all produces
+	ClusterID      string   `json:"cluster_id"`
+	Self           int32    `json:"self"`
+	Controller     int32    `json:"controller"`
+	Ready          bool     `json:"ready"`
+	NotReadyReason string   `json:"not_ready_reason,omitempty"`
+	Brokers        []Broker `json:"brokers"`
+	Topics         int      `json:"topics"`
+	Partitions     int      `json:"partitions"`
+	Leaderless     int      `json:"leaderless_partitions"`
+	// UnderReplicated partitions have an in-sync set below its target, which is
+	// all replicas or the topic's sync.replicas.
+	UnderReplicated int `json:"under_replicated_partitions"`
+	UnderMinISR     int `json:"under_min_isr_partitions"` // refuse acks=all produces
 }
 
 // Source is what the server shows. Its methods are called often and from many
@@ -105,7 +108,7 @@ func clusterView(v View, ready error) ClusterView {
 			if p.Leader < 0 {
 				c.Leaderless++
 			}
-			if len(p.ISR) < len(p.Replicas) {
+			if len(p.ISR) < t.target(p) {
 				c.UnderReplicated++
 			}
 			if len(p.ISR) < t.MinInsyncReplicas {
@@ -114,6 +117,14 @@ func clusterView(v View, ready error) ClusterView {
 		}
 	}
 	return c
+}
+
+// target is the size that the in-sync set of a partition should have.
+func (t Topic) target(p Partition) int {
+	if t.SyncReplicas > 0 {
+		return min(t.SyncReplicas, len(p.Replicas))
+	}
+	return len(p.Replicas)
 }
 
 // orEmpty makes JSON show [] instead of null.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"slices"
 
 	"github.com/spf13/cobra"
@@ -76,7 +77,7 @@ func (a *app) getConfigs(ctx context.Context, admin *client.Admin, kind, name st
 		for _, want := range slices.Compact(slices.Sorted(slices.Values(only))) {
 			i := slices.IndexFunc(configs, func(c client.Config) bool { return c.Name == want })
 			if i < 0 {
-				return &client.Error{Op: "config get " + kind + " " + name, Kind: client.ErrNotFound, Err: usagef("no setting is called %s", want)}
+				return &client.Error{Op: "config get " + kind + " " + name, Kind: client.ErrNotFound, Err: fmt.Errorf("no setting is called %s", want)}
 			}
 			doc.Configs = append(doc.Configs, configs[i])
 		}

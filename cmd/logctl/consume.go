@@ -88,7 +88,11 @@ func (a *app) consume(ctx context.Context, topic string, f consumeFlags) error {
 	if !f.follow {
 		limit = a.timeout
 	}
-	return a.copyRecords(ctx, topic, con, render, f.count, limit)
+	err = a.copyRecords(ctx, topic, con, render, f.count, limit)
+	if f.follow && ctx.Err() != nil {
+		return nil // an interrupt is how a follow ends
+	}
+	return err
 }
 
 // renderer turns a record into what is printed.

@@ -91,7 +91,7 @@ func partitionTable(rows []partitionRow) *table {
 	return t
 }
 
-// text is for example "2:in-sync" or "3:lagging(+120,suspect)".
+// text is for example "2:in-sync" or "3:async(+120,suspect)".
 func (r replicaRow) text() string {
 	var notes []string
 	if r.Lag > 0 {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -70,12 +71,9 @@ func (a *app) produce(ctx context.Context, topic string, f produceFlags) error {
 		return err
 	}
 	defer cl.Close()
-	if err := a.checkTopic(ctx, cl, topic, f.partition); err != nil {
-		return err
-	}
 	p, err := cl.Producer(client.ProducerOptions{
 		Topic: topic, Acks: acks, Compression: f.compression, Linger: 5 * time.Millisecond,
-		MaxBatchBytes: f.maxBytes, ManualPartitions: f.partition >= 0, DeliveryTimeout: max(a.timeout, time.Second),
+		MaxBatchBytes: f.maxBytes, ManualPartitions: f.partition >= 0,
 	})
 	if errors.Is(err, client.ErrInvalid) {
 		return usagef("%v", err)
@@ -84,9 +82,12 @@ func (a *app) produce(ctx context.Context, topic string, f produceFlags) error {
 		return err
 	}
 	defer p.Close()
-	run := &production{producer: p, headers: headers, delimiter: []byte(interpret(f.delimiter)), partition: f.partition}
-	if err := run.all(ctx, a.in, a.timeout); err != nil {
+	if err := a.checkTopic(ctx, cl, topic, f.partition); err != nil {
 		return err
+	}
+	run := &production{producer: p, headers: headers, delimiter: []byte(interpret(f.delimiter)), partition: f.partition, patience: a.timeout}
+	if err := run.all(ctx, a.in); err != nil {
+		return a.whyUnacknowledged(ctx, cl, topic, err)
 	}
 	t := &table{header: []string{"TOPIC", "RECORDS", "BYTES"}}
 	t.add(topic, run.records, run.bytes)
@@ -119,42 +120,128 @@ func parseHeaders(pairs []string) ([]client.Header, error) {
 	return out, nil
 }
 
+// whyUnacknowledged adds to a produce that timed out what the topic lacks.
+func (a *app) whyUnacknowledged(ctx context.Context, cl *client.Client, topic string, err error) error {
+	if !errors.Is(err, client.ErrUnavailable) || ctx.Err() != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
+	defer cancel()
+	topics, lookup := cl.Admin().Topics(ctx, topic)
+	configs, lookup2 := cl.Admin().TopicConfigs(ctx, topic)
+	if lookup != nil || lookup2 != nil {
+		return err
+	}
+	least := 1
+	for _, c := range configs {
+		if n, convErr := strconv.Atoi(c.Value); convErr == nil && c.Name == "min.insync.replicas" {
+			least = n
+		}
+	}
+	for _, p := range topics[0].Partitions {
+		if p.Leader < 0 {
+			return fmt.Errorf("%w: partition %d has no leader", err, p.Partition)
+		}
+		if len(p.ISR) < least {
+			cause := fmt.Errorf("partition %d has %d in-sync replicas and needs %d", p.Partition, len(p.ISR), least)
+			return &client.Error{Op: "produce to " + topic, Kind: client.ErrNotEnoughReplicas, Err: cause}
+		}
+	}
+	return err
+}
+
 // production writes the lines of one input.
 type production struct {
 	producer  *client.Producer
 	headers   []client.Header
 	delimiter []byte
 	partition int32
+	patience  time.Duration // how long may pass without an acknowledgement
 
 	records, bytes int64
 
 	mu struct {
 		sync.Mutex
-		err error // the first failure: nothing more is sent after it
+		waiting int64       // records without an answer
+		watch   *time.Timer // runs while waiting > 0
+		err     error       // the first failure: nothing more is sent after it
 	}
 }
 
-// all sends every line and returns when all are acknowledged.
-func (p *production) all(ctx context.Context, in io.Reader, timeout time.Duration) error {
-	lines := bufio.NewScanner(in)
-	lines.Buffer(make([]byte, 0, 64<<10), maxLine)
-	for lines.Scan() && p.failure() == nil && ctx.Err() == nil {
-		r := p.record(lines.Bytes())
-		p.records++
-		p.bytes += int64(len(r.Key) + len(r.Value))
-		p.producer.ProduceAsync(ctx, r, p.done)
-	}
-	// Each record has its own time limit, so this ends.
-	flushed, cancel := context.WithTimeout(ctx, timeout+time.Second)
-	defer cancel()
-	err := p.producer.Flush(flushed)
-	if failed := p.failure(); failed != nil {
+// errNoAck ends a production whose records are not acknowledged any more.
+var errNoAck = &client.Error{Op: "produce", Kind: client.ErrUnavailable, Err: errors.New("no acknowledgement in time; the records that waited may be written or not")}
+
+// all sends every line and returns when all are acknowledged, one has failed,
+// or no acknowledgement has come for too long.
+func (p *production) all(ctx context.Context, in io.Reader) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	p.mu.watch = time.AfterFunc(time.Hour, func() { cancel(errNoAck) })
+	defer p.mu.watch.Stop()
+	p.mu.watch.Stop()
+
+	inputErr := p.sendLines(ctx, in)
+	err := p.producer.Flush(ctx)
+	switch failed := p.failure(); {
+	case errors.Is(context.Cause(ctx), errNoAck):
+		return errNoAck
+	case failed != nil:
 		return failed
 	}
-	if errors.Is(lines.Err(), bufio.ErrTooLong) {
+	return errors.Join(inputErr, err)
+}
+
+// sendLines queues a record for each line until the input or ctx ends. The
+// input is read by a goroutine of its own, because a terminal or pipe that
+// stays silent must not keep an interrupt or a failure from ending the command.
+func (p *production) sendLines(ctx context.Context, in io.Reader) error {
+	records := make(chan *client.Record, 256)
+	finished := make(chan error, 1)
+	go func() {
+		defer close(records)
+		lines := bufio.NewScanner(in)
+		lines.Buffer(make([]byte, 0, 64<<10), maxLine)
+		for lines.Scan() {
+			select {
+			case records <- p.record(lines.Bytes()):
+			case <-ctx.Done():
+				finished <- ctx.Err()
+				return
+			}
+		}
+		finished <- lines.Err()
+	}()
+	for p.failure() == nil {
+		select {
+		case r, ok := <-records:
+			if !ok {
+				return p.inputFailure(<-finished)
+			}
+			p.records++
+			p.bytes += int64(len(r.Key) + len(r.Value))
+			p.sent()
+			p.producer.ProduceAsync(ctx, r, p.done)
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+func (p *production) inputFailure(err error) error {
+	if errors.Is(err, bufio.ErrTooLong) {
 		return fmt.Errorf("line %d of the input is over %d bytes: split it", p.records+1, maxLine)
 	}
-	return errors.Join(lines.Err(), err)
+	return err
+}
+
+// sent notes that one more record waits.
+func (p *production) sent() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.mu.waiting++; p.mu.waiting == 1 {
+		p.mu.watch.Reset(p.patience)
+	}
 }
 
 // record copies a line into a record.
@@ -175,13 +262,15 @@ func (p *production) record(line []byte) *client.Record {
 }
 
 func (p *production) done(_ *client.Record, err error) {
-	if err == nil {
-		return
-	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.mu.err == nil {
+	p.mu.waiting--
+	if err != nil && p.mu.err == nil {
 		p.mu.err = err
+	}
+	p.mu.watch.Stop()
+	if p.mu.waiting > 0 {
+		p.mu.watch.Reset(p.patience)
 	}
 }
 

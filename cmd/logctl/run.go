@@ -50,19 +50,24 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	root.SetErr(stderr)
 	err := root.ExecuteContext(ctx)
 	code := exitCode(ctx, err)
-	if code != exitOK {
-		fmt.Fprintln(stderr, "logctl:", a.advice(err, code))
+	switch {
+	case code == exitOK:
+	case ctx.Err() != nil:
+		fmt.Fprintln(stderr, "logctl: interrupted")
+	default:
+		fmt.Fprintln(stderr, "logctl:", advice(err, code))
 	}
 	return code
 }
 
-// exitCode maps an error. Being interrupted is how a follow ends, and a reader
-// that closed its pipe has what it wanted: both are fine.
+// exitCode maps an error. A reader that closed its pipe has what it wanted.
 func exitCode(ctx context.Context, err error) int {
 	var usage *usageError
 	switch {
-	case err == nil, errors.Is(err, syscall.EPIPE), errors.Is(err, io.ErrClosedPipe), ctx.Err() != nil:
+	case err == nil, errors.Is(err, syscall.EPIPE), errors.Is(err, io.ErrClosedPipe):
 		return exitOK
+	case ctx.Err() != nil:
+		return exitFailure
 	case errors.As(err, &usage), strings.HasPrefix(err.Error(), "unknown command"):
 		return exitUsage
 	case errors.Is(err, client.ErrNotFound):
@@ -74,7 +79,7 @@ func exitCode(ctx context.Context, err error) int {
 }
 
 // advice is the error in one line, with what to do about it.
-func (a *app) advice(err error, code int) string {
+func advice(err error, code int) string {
 	message := strings.Join(strings.Fields(err.Error()), " ")
 	switch {
 	case code == exitUsage && !strings.Contains(message, "--help"):

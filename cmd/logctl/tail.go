@@ -97,7 +97,11 @@ func (a *app) tail(ctx context.Context, topic string, f tailFlags, query url.Val
 	defer conn.Close()
 	// An interrupt ends the blocked read by closing under it.
 	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
-	return a.copyFrames(conn, topic, render, f.count)
+	err = a.copyFrames(conn, topic, render, f.count)
+	if ctx.Err() != nil {
+		return nil // an interrupt is how a tail ends
+	}
+	return err
 }
 
 // httpBase is the URL given, or the one that a broker advertises.
