@@ -97,7 +97,7 @@ func isSyncCounter(name string) bool {
 	return strings.Contains(name, "sync") && (strings.HasSuffix(name, "fsyncs_total") || strings.HasSuffix(name, "fdatasyncs_total") || strings.HasSuffix(name, "fsync_seconds_count"))
 }
 
-var scraper = http.Client{Timeout: 2 * time.Second}
+var scraper = http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
 
 // scrape sums the samples of a Prometheus page whose names match. A target
 // that does not answer counts as 0.
