@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/tailrace/tailrace/bench/cluster"
 	"github.com/tailrace/tailrace/bench/proc"
 	"github.com/tailrace/tailrace/bench/report"
 )
@@ -19,6 +21,10 @@ import (
 // binary.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && (os.Args[1] == "limit-node" || os.Args[1] == "null-node") {
+		os.Exit(run())
+	}
+	if i := slices.Index(os.Args, "--kafka"); len(os.Args) > 1 && os.Args[1] == "run" && i > 0 {
+		os.Args = []string{os.Args[0], "null-node", "--kafka", os.Args[i+1]} // stands in for a broker of ours
 		os.Exit(run())
 	}
 	code := m.Run()
@@ -122,6 +128,54 @@ func TestBootstrapAndPeer(t *testing.T) {
 	}
 	if _, err := execute(t, append([]string{"failover", "--bootstrap", addr}, short...)...); err == nil {
 		t.Error("failover must refuse a cluster that it did not start")
+	}
+}
+
+// Brokers of ours are started with the documented command line, stopped and
+// started again on the same addresses.
+func TestRestartWorkload(t *testing.T) {
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, mode := range []string{"term", "kill"} {
+		file := filepath.Join(t.TempDir(), "r.json")
+		_, err := execute(t, append([]string{"restart", "--broker-binary", self, "--brokers", "1", "--replication-factor", "1", "--min-insync", "1",
+			"--preload", "10000", "--mode", mode, "--json", file}, short...)...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := report.Load(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s := r.Targets[0].Line("").Samples; len(s) != 2 || s[1].Values["start to first ack, s"] <= 0 {
+			t.Errorf("%s: %+v", mode, s)
+		}
+	}
+}
+
+// The real thing, where it can be built: three brokers, one short round.
+func TestSpawnedBrokers(t *testing.T) {
+	dir, err := cluster.ModuleDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "cmd", "broker")); err != nil {
+		t.Skip("cmd/broker is not part of this tree")
+	}
+	file := filepath.Join(t.TempDir(), "r.json")
+	if _, err := execute(t, append([]string{"produce", "--json", file}, short...)...); err != nil {
+		t.Fatal(err)
+	}
+	r, err := report.Load(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range r.Targets[0].Line("").Samples {
+		if s.Errors != 0 {
+			t.Errorf("%d errors, first: %s", s.Errors, s.FirstError)
+		}
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -45,6 +46,7 @@ type Options struct {
 type Node struct {
 	ID      int32 // as the protocol names it
 	Metrics string
+	termed  int // exit status after SIGTERM, 0 unless the program has a habit of its own
 	spec    proc.Spec
 	mu      sync.Mutex
 	p       *proc.Proc
@@ -72,7 +74,14 @@ func (n *Node) proc() *proc.Proc {
 func (n *Node) Kill() { n.proc().Kill() }
 
 // Stop ends the process with SIGTERM.
-func (n *Node) Stop(grace time.Duration) error { return n.proc().Stop(grace) }
+func (n *Node) Stop(grace time.Duration) error {
+	err := n.proc().Stop(grace)
+	var exit *exec.ExitError
+	if errors.As(err, &exit) && exit.ExitCode() == n.termed {
+		return nil
+	}
+	return err
+}
 
 // Pid of the running process, 0 if it has ended.
 func (n *Node) Pid() int {

@@ -145,6 +145,7 @@ func startKafka(ctx context.Context, name string, o Options) (*Cluster, error) {
 		if err := c.addNode(int32(i+1), proc.Spec{Path: "java", Args: args, Dir: c.dir, Log: o.Log}); err != nil {
 			return c, err
 		}
+		c.Nodes[i].termed = 143 // a JVM's status after SIGTERM, though it stopped in order
 	}
 	return c, c.WaitReady(ctx, o.Ready)
 }
