@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/tailrace/tailrace/bench/proc"
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -178,7 +179,7 @@ func TestTailIsBounded(t *testing.T) {
 	tl := newTail()
 	p := partition{"t-p1", 0}
 	for i := range int64(20) {
-		tl.add([]*entry{{part: p, base: i, next: i + 1, raw: make([]byte, tailBytes/10)}})
+		tl.add([]*entry{{part: p, base: i, next: i + 1, f: newFrame(0), raw: make([]byte, tailBytes/10)}})
 	}
 	l := tl.log(p)
 	if tl.bytes > tailBytes || l.end != 20 || l.start != 10 || len(l.entries) != 10 {
@@ -197,5 +198,27 @@ func TestPartitionsOf(t *testing.T) {
 	}
 	if got := partitionsOf(TopicName("x", 7)); got != 7 {
 		t.Errorf("round trip: %d, want 7", got)
+	}
+}
+
+// A frame is used again only when its last holder has let go.
+func TestFramesAreHeld(t *testing.T) {
+	for _, n := range []int{0, 1, 4096, 4097, 1 << 20, maxFrame} {
+		if c := class(n); 1<<c < n || c > maxClass {
+			t.Errorf("%d bytes: class %d", n, c)
+		}
+	}
+	f := newFrame(5000)
+	f.hold()
+	f.release()
+	if got := f.refs.Load(); got != 1 || len(f.buf) != 5000 {
+		t.Errorf("%d holders, %d bytes", got, len(f.buf))
+	}
+	var n names
+	b := []byte("topic")
+	own := n.intern(unsafe.String(&b[0], len(b)))
+	b[0] = 'x'
+	if own != "topic" || n.intern("topic") != "topic" {
+		t.Error("a name must survive its frame")
 	}
 }

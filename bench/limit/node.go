@@ -140,7 +140,7 @@ func (p *pending) answer(code int16) {
 }
 
 // append writes one request with one positional vectored write.
-func (n *Node) append(parts []partition, records [][]byte, done func([]appended)) {
+func (n *Node) append(f *frame, parts []partition, records [][]byte, done func([]appended)) {
 	p := &pending{done: done, entries: make([]*entry, len(parts))}
 	n.mu.Lock()
 	if n.closed || n.failure != nil {
@@ -152,7 +152,7 @@ func (n *Node) append(parts []partition, records [][]byte, done func([]appended)
 		return
 	}
 	for i, part := range parts {
-		p.entries[i] = n.seq.place(part, records[i])
+		p.entries[i] = n.seq.place(f, part, records[i])
 	}
 	// The lock also orders the writes: the file must be a gapless prefix at
 	// all times, since it is what is forwarded. A write to the page cache is

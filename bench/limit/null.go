@@ -23,12 +23,12 @@ func StartNull(addr string) (*Server, error) {
 	return serve(ln, &null{addr: *ln.Addr().(*net.TCPAddr), t: newTail(), seq: newSequencer()}), nil
 }
 
-func (n *null) append(parts []partition, records [][]byte, done func([]appended)) {
+func (n *null) append(f *frame, parts []partition, records [][]byte, done func([]appended)) {
 	out := make([]appended, len(parts))
 	entries := make([]*entry, len(parts))
 	n.mu.Lock()
 	for i, p := range parts {
-		entries[i] = n.seq.place(p, records[i])
+		entries[i] = n.seq.place(f, p, records[i])
 		out[i] = appended{part: p, base: entries[i].base}
 	}
 	n.t.add(entries)

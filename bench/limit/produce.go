@@ -10,13 +10,14 @@ const corruptMessage = 2
 
 // produce checks and appends the batches of one request. The answer comes when
 // the backend has them, which may be later.
-func (s *Server) produce(req *kmsg.ProduceRequest, correlation int32, answer chan<- []byte) error {
+func (s *Server) produce(f *frame, req *kmsg.ProduceRequest, correlation int32, answer chan<- []byte) {
 	var parts []partition
 	var records [][]byte
 	var bad []appended
 	for _, t := range req.Topics {
+		topic := s.topics.intern(t.Topic)
 		for _, p := range t.Partitions {
-			part := partition{t.Topic, p.Partition}
+			part := partition{topic, p.Partition}
 			if verify(p.Records) != nil {
 				bad = append(bad, appended{part, -1, corruptMessage})
 				continue
@@ -25,14 +26,14 @@ func (s *Server) produce(req *kmsg.ProduceRequest, correlation int32, answer cha
 			records = append(records, p.Records)
 		}
 	}
-	s.b.append(parts, records, func(done []appended) {
+	s.b.append(f, parts, records, func(done []appended) {
+		defer f.release()
 		if req.Acks == 0 {
 			close(answer)
 			return
 		}
 		answer <- encode(correlation, produceResponse(req, append(done, bad...)))
 	})
-	return nil
 }
 
 // verify checks the checksum of every batch.

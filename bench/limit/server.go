@@ -64,9 +64,9 @@ type appended struct {
 
 // backend is where records go.
 type backend interface {
-	// append takes one request's batches. The slices belong to the backend
-	// from now on. done is called once.
-	append(parts []partition, records [][]byte, done func([]appended))
+	// append takes one request's batches, which lie in f: the backend holds f
+	// for as long as it keeps them. done is called once.
+	append(f *frame, parts []partition, records [][]byte, done func([]appended))
 	// tail serves Fetch and ListOffsets.
 	tail() *tail
 	// brokers and leader answer Metadata.
@@ -85,6 +85,7 @@ type Server struct {
 	wg     sync.WaitGroup
 
 	producerIDs atomic.Int64
+	topics      names
 }
 
 func serve(ln net.Listener, b backend) *Server {
@@ -140,12 +141,12 @@ func (s *Server) conn(c net.Conn) {
 	go s.write(c, answers)
 	r := bufio.NewReaderSize(c, 64<<10)
 	for {
-		frame, err := readFrame(r)
+		f, err := readFrame(r)
 		if err != nil {
 			break
 		}
 		answer := make(chan []byte, 1)
-		if err := s.handle(frame, answer); err != nil {
+		if err := s.handle(f, answer); err != nil {
 			break
 		}
 		answers <- answer
@@ -170,7 +171,7 @@ func (s *Server) write(c net.Conn, answers <-chan chan []byte) {
 	}
 }
 
-func readFrame(r *bufio.Reader) ([]byte, error) {
+func readFrame(r *bufio.Reader) (*frame, error) {
 	var size [4]byte
 	if _, err := io.ReadFull(r, size[:]); err != nil {
 		return nil, err
@@ -179,9 +180,9 @@ func readFrame(r *bufio.Reader) ([]byte, error) {
 	if n > maxFrame {
 		return nil, fmt.Errorf("limit: frame of %d bytes", n)
 	}
-	frame := make([]byte, n)
-	_, err := io.ReadFull(r, frame)
-	return frame, err
+	f := newFrame(int(n))
+	_, err := io.ReadFull(r, f.buf)
+	return f, err
 }
 
 // versions of the keys that are served. They stop below topic ids (Produce
@@ -197,9 +198,10 @@ var versions = map[int16][2]int16{
 	int16(kmsg.InitProducerID): {0, 4},
 }
 
-// handle decodes one request and arranges for its answer.
-func (s *Server) handle(frame []byte, answer chan<- []byte) error {
-	r := kbin.Reader{Src: frame}
+// handle decodes one request and arranges for its answer. Only a produce
+// gives its frame back: what others decode to may point into it.
+func (s *Server) handle(f *frame, answer chan<- []byte) error {
+	r := kbin.Reader{Src: f.buf}
 	key, version, correlation := r.Int16(), r.Int16(), r.Int32()
 	r.NullableString() // client id
 	if r.Complete() != nil {
@@ -221,7 +223,7 @@ func (s *Server) handle(frame []byte, answer chan<- []byte) error {
 	if err := readRequest(req, r.Src); err != nil {
 		return err
 	}
-	return s.dispatch(req, correlation, answer)
+	return s.dispatch(f, req, correlation, answer)
 }
 
 func readRequest(req kmsg.Request, body []byte) error {
@@ -231,11 +233,11 @@ func readRequest(req kmsg.Request, body []byte) error {
 	return req.ReadFrom(body)
 }
 
-func (s *Server) dispatch(req kmsg.Request, correlation int32, answer chan<- []byte) error {
+func (s *Server) dispatch(f *frame, req kmsg.Request, correlation int32, answer chan<- []byte) error {
 	reply := func(resp kmsg.Response) { answer <- encode(correlation, resp) }
 	switch req := req.(type) {
 	case *kmsg.ProduceRequest:
-		return s.produce(req, correlation, answer)
+		s.produce(f, req, correlation, answer)
 	case *kmsg.FetchRequest:
 		s.wg.Add(1)
 		go func() { defer s.wg.Done(); reply(s.b.tail().fetch(req)) }()

@@ -8,13 +8,14 @@ import (
 )
 
 // tailBytes bounds what the tail keeps in memory over all partitions.
-const tailBytes = 256 << 20
+const tailBytes = 64 << 20
 
 // offsetOutOfRange is Kafka's OFFSET_OUT_OF_RANGE.
 const offsetOutOfRange = 1
 
 // entry is the batches of one append: [base, next).
 type entry struct {
+	f          *frame
 	part       partition
 	base, next int64
 	raw        []byte
@@ -54,6 +55,7 @@ func (t *tail) add(entries []*entry) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, e := range entries {
+		e.f.hold()
 		l := t.log(e.part)
 		l.entries = append(l.entries, e)
 		l.end = e.next
@@ -78,6 +80,7 @@ func (t *tail) drop() {
 	l.entries = l.entries[1:]
 	l.start = e.next
 	t.bytes -= len(e.raw)
+	e.f.release()
 }
 
 func (t *tail) close() {
@@ -190,8 +193,8 @@ type sequencer struct{ next map[partition]int64 }
 func newSequencer() *sequencer { return &sequencer{next: map[partition]int64{}} }
 
 // place stamps one append and returns its entry.
-func (s *sequencer) place(p partition, raw []byte) *entry {
-	e := &entry{part: p, base: s.next[p], raw: raw}
+func (s *sequencer) place(f *frame, p partition, raw []byte) *entry {
+	e := &entry{f: f, part: p, base: s.next[p], raw: raw}
 	e.next = stamp(raw, e.base)
 	s.next[p] = e.next
 	return e
