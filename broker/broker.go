@@ -38,8 +38,11 @@ type Options struct {
 	// Advertise is the host:port that clients are told; default: the Kafka
 	// listener's address.
 	Advertise string
-	Rack      string
-	Join      []string // gossip addresses
+	// AdvertiseInternal, AdvertiseGossip and AdvertiseHTTP are what other
+	// brokers, gossip and browsers are told; default: the listener's address.
+	AdvertiseInternal, AdvertiseGossip, AdvertiseHTTP string
+	Rack                                              string
+	Join                                              []string // gossip addresses
 	// OnGossip is told the gossip address once it is bound. May be nil.
 	OnGossip func(addr string)
 	Expect   int // --bootstrap-expect
@@ -51,6 +54,10 @@ type Options struct {
 	MaxRequestBytes int32
 	// MaxConnections and MaxConnectionsPerIP bound the Kafka listener.
 	MaxConnections, MaxConnectionsPerIP int
+	MaxInFlight                         int   // requests of one connection
+	RequestMemory                       int64 // bytes of requests in flight
+	IdleTimeout                         time.Duration
+	CacheBytes                          int64 // of recent batches
 	// ScrubBytes is how much of sealed segments is verified each second.
 	ScrubBytes int64
 	Version    string
@@ -173,7 +180,7 @@ func (b *Broker) open() error {
 	b.dir = dir
 	b.metrics = newMetrics(b)
 	store, err := segment.Open(segment.Options{
-		Dir: b.o.Dir, FS: b.o.FS, Clock: b.o.Clock, MustExist: dir.Node().Initialised, OnEvent: b.storageEvent,
+		Dir: b.o.Dir, FS: b.o.FS, CacheBytes: b.o.CacheBytes, Clock: b.o.Clock, MustExist: dir.Node().Initialised, OnEvent: b.storageEvent,
 	})
 	if err != nil {
 		return fmt.Errorf("open %s: %w", b.o.Dir, err)
@@ -264,7 +271,8 @@ func (b *Broker) run() error {
 	})
 	b.kafka = wire.NewServer(b.api, wire.Options{
 		Listener: "PLAINTEXT", MaxRequestBytes: b.o.MaxRequestBytes, MaxConnections: b.o.MaxConnections,
-		MaxConnectionsPerIP: b.o.MaxConnectionsPerIP, OnClose: b.closed, OnRefuse: b.refusedConn,
+		MaxConnectionsPerIP: b.o.MaxConnectionsPerIP, MaxInFlight: b.o.MaxInFlight, IdleTimeout: b.o.IdleTimeout,
+		Budget: budget(b.o.RequestMemory), OnClose: b.closed, OnRefuse: b.refusedConn,
 	})
 	b.background(func() { b.kafka.Serve(b.kafkaListener) })
 	return b.startWeb()
@@ -305,7 +313,7 @@ func (b *Broker) startQuorum() error {
 		Node: node, Clock: b.o.Clock, Report: b.host.Reports, Applied: b.applier.applied,
 		Register: control.RegisterBroker{
 			Broker: b.o.ID, Storage: n.Storage, RaftID: control.RaftIDFor(n.Storage), Rack: b.o.Rack,
-			KafkaHost: kafkaHost, KafkaPort: kafkaPort, Internal: b.internalListener.Addr().String(),
+			KafkaHost: kafkaHost, KafkaPort: kafkaPort, Internal: b.internalAddr(),
 			HTTP: httpURL, Version: b.o.Version, ClusterID: n.Cluster, MaxFeature: control.MaxFeatureLevel,
 		},
 		OnRegistered: func(i model.Incarnation) {
@@ -323,6 +331,9 @@ func (b *Broker) afterApply() {
 		b.session.Kick()
 	}
 }
+
+// Done is closed when the broker stops.
+func (b *Broker) Done() <-chan struct{} { return b.ctx.Done() }
 
 // Ready returns nil when this broker serves clients, and otherwise why not.
 func (b *Broker) Ready() error {

@@ -24,8 +24,8 @@ func startGossip(b *Broker) (*gossip, error) {
 	}
 	m, err := member.Start(member.Options{
 		Meta: member.Meta{Broker: b.o.ID, Storage: n.Storage, Cluster: n.Cluster,
-			Internal: b.internalListener.Addr().String(), HTTP: httpURL, Version: b.o.Version},
-		Bind: b.o.Gossip, Join: b.o.Join, Secret: b.o.Secret, Logger: b.log,
+			Internal: b.internalAddr(), HTTP: httpURL, Version: b.o.Version},
+		Bind: b.o.Gossip, Advertise: b.o.AdvertiseGossip, Join: b.o.Join, Secret: b.o.Secret, Logger: b.log,
 		OnEvent: b.gossipEvent,
 	})
 	if err != nil {

@@ -116,7 +116,29 @@ func (b *Broker) advertised() string {
 	return b.kafkaListener.Addr().String()
 }
 
-func (b *Broker) httpURL() string { return "http://" + b.httpListener.Addr().String() }
+// internalAddr is the address that other brokers are told.
+func (b *Broker) internalAddr() string {
+	if b.o.AdvertiseInternal != "" {
+		return b.o.AdvertiseInternal
+	}
+	return b.internalListener.Addr().String()
+}
+
+// httpURL is the console's address as browsers are told it.
+func (b *Broker) httpURL() string {
+	if b.o.AdvertiseHTTP != "" {
+		return "http://" + b.o.AdvertiseHTTP
+	}
+	return "http://" + b.httpListener.Addr().String()
+}
+
+// budget bounds requests in flight; 0 leaves it to the server's default.
+func budget(size int64) *wire.Budget {
+	if size <= 0 {
+		return nil
+	}
+	return wire.NewBudget(size)
+}
 
 func splitHostPort(addr string) (string, int32, error) {
 	h, p, err := net.SplitHostPort(addr)

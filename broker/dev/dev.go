@@ -111,11 +111,23 @@ func (c *Cluster) Kafka() []string {
 	return out
 }
 
-// Shutdown stops all brokers cleanly, at once: there is nobody to move
-// leaderships to.
-func (c *Cluster) Shutdown(context.Context) { c.Close() }
+// Fatal delivers the first error for which the process must exit.
+func (c *Cluster) Fatal() <-chan error {
+	out := make(chan error, len(c.Brokers))
+	for _, b := range c.Brokers {
+		go func() {
+			select {
+			case err := <-b.Fatal():
+				out <- err
+			case <-b.Done():
+			}
+		}()
+	}
+	return out
+}
 
-// Close stops all brokers.
+// Close stops all brokers at once: there is nobody to move leaderships to, and
+// what was acknowledged is durable.
 func (c *Cluster) Close() {
 	var wg sync.WaitGroup
 	for _, b := range c.Brokers {
