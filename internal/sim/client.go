@@ -76,16 +76,16 @@ func (w *world) anyTP(r *rand.Rand) (model.TopicPartition, bool) {
 }
 
 // leaderFor asks some broker's metadata, which may be old, for a leader.
-func (w *world) leaderFor(r *rand.Rand, tp model.TopicPartition) (int, bool) {
+func (w *world) leaderFor(r *rand.Rand, tp model.TopicPartition) (leader int, epoch int32, ok bool) {
 	n := w.nodes[r.IntN(len(w.nodes))]
-	if !n.up || n.host == nil || n.host.Image() == nil {
-		return 0, false
+	if !n.up || n.paused || n.host == nil || n.host.Image() == nil {
+		return 0, -1, false
 	}
 	p := n.host.Image().Partition(tp)
 	if p == nil || p.Leader == model.NoBroker {
-		return 0, false
+		return 0, -1, false
 	}
-	return int(p.Leader) - 1, true
+	return int(p.Leader) - 1, p.LeaderEpoch, true
 }
 
 func (w *world) clientCall(to int, serve server, done func(any, error)) {
@@ -100,6 +100,7 @@ type producer struct {
 	pid        int64
 	process    int
 	seqs       map[model.TopicPartition]int32
+	epochs     map[model.TopicPartition]int32 // newest leader epoch heard of
 	stopped    bool
 	idle       bool
 	lastAck    time.Duration
@@ -132,6 +133,9 @@ func (p *producer) reborn() {
 		p.pid = int64(p.process)
 	}
 	p.seqs = map[model.TopicPartition]int32{}
+	if p.epochs == nil {
+		p.epochs = map[model.TopicPartition]int32{}
+	}
 }
 
 func (p *producer) think() time.Duration {
@@ -196,10 +200,12 @@ func (p *producer) attempt() {
 	w := p.w
 	p.attempts++
 	if !p.known {
-		if p.leader, p.known = w.leaderFor(p.rng, p.tp); !p.known {
-			p.failed(-1)
+		leader, epoch, ok := w.leaderFor(p.rng, p.tp)
+		if !ok || epoch < p.epochs[p.tp] { // clients do not go back to older metadata (KIP-320)
+			p.failed(-2)
 			return
 		}
+		p.leader, p.known, p.epochs[p.tp] = leader, true, epoch
 	}
 	tp, raw, n, value, acks := p.tp, p.raw, int64(len(p.values)), p.values[0], int16(-1)
 	if p.rng.IntN(5) == 0 {
@@ -248,20 +254,27 @@ func (p *producer) acknowledged(res partition.AppendResult) {
 		w.acted.Deduplicated++
 	}
 	p.lastAck = w.now
+	if w.verbose() {
+		w.trace.note("producer %d: %d seq %d acknowledged by %d at %d", p.process, p.tp.Partition, p.seq, p.leader+1, res.BaseOffset)
+	}
 	p.seqs[p.tp] = p.seq + int32(len(p.values))
 	w.after(p.think(), evClient, p.next)
 }
 
-// failed handles an attempt without success; code -1 is no answer.
+// failed handles an attempt without success; code -1 is no answer, -2 says that
+// nothing was sent.
 func (p *producer) failed(code int16) {
 	w := p.w
 	p.known = false
+	if w.verbose() {
+		w.trace.note("producer %d: %d seq %d to %d: error %d", p.process, p.tp.Partition, p.seq, p.leader+1, code)
+	}
 	if code == codeOutOfOrder {
 		w.violate(invSequence, "producer %d, sequence %d of %s: OUT_OF_ORDER_SEQUENCE_NUMBER", p.pid, p.seq, w.orc.part(p.tp).name)
 	}
 	definite := code > 0 && history.Outcome(code, p.unknown) == history.Fail
 	if !definite {
-		p.unknown = p.unknown || code == -1 && p.leader >= 0 || code > 0
+		p.unknown = p.unknown || code != -2
 	}
 	if p.idempotent && p.attempts < retryBudget && !p.stopped {
 		w.after(time.Duration(20+p.rng.IntN(200))*time.Millisecond, evClient, p.attempt)
@@ -269,7 +282,7 @@ func (p *producer) failed(code int16) {
 	}
 	t := history.Info
 	switch {
-	case definite:
+	case definite, code == -2 && !p.unknown:
 		t = history.Fail
 		w.acted.Refused++
 	default:
@@ -331,7 +344,7 @@ func (c *consumer) poll(tp model.TopicPartition) {
 	if c.prefer >= 0 {
 		to = c.prefer
 	} else if c.rng.IntN(2) == 0 {
-		if l, ok := w.leaderFor(c.rng, tp); ok {
+		if l, _, ok := w.leaderFor(c.rng, tp); ok {
 			to = l
 		}
 	}
@@ -454,7 +467,7 @@ func (c *consumer) take(tp model.TopicPartition, k history.Key, op int, v *polle
 // end asks for the end offset, which must cover what was acknowledged before.
 func (c *consumer) end(tp model.TopicPartition) {
 	w := c.w
-	to, ok := w.leaderFor(c.rng, tp)
+	to, _, ok := w.leaderFor(c.rng, tp)
 	if !ok {
 		c.again()
 		return
@@ -486,7 +499,7 @@ func (c *consumer) end(tp model.TopicPartition) {
 
 func (c *consumer) deleteRecords(tp model.TopicPartition) {
 	w := c.w
-	to, ok := w.leaderFor(c.rng, tp)
+	to, _, ok := w.leaderFor(c.rng, tp)
 	if !ok {
 		c.again()
 		return

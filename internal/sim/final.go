@@ -108,8 +108,8 @@ func (w *world) unwholePart(p *part) string {
 		if x.log.Suspect() >= segment.Damaged {
 			return fmt.Sprintf("broker %d has damage %v", id, x.log.Damaged())
 		}
-		if end, hw := x.log.End(), x.log.HighWatermark(); end != p.end || hw != p.end {
-			return fmt.Sprintf("broker %d ends at %d, high watermark %d, committed are %d", id, end, hw, p.end)
+		if end, hw := x.log.End(), x.log.HighWatermark(); end != p.end || hw != p.end || x.log.DurableEnd() != end || x.r.Status().DurableEnd != end {
+			return fmt.Sprintf("broker %d ends at %d, high watermark %d, durable end %d (known %d), committed are %d", id, end, hw, x.log.DurableEnd(), x.r.Status().DurableEnd, p.end)
 		}
 	}
 	return ""

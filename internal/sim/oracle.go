@@ -333,6 +333,9 @@ func (o *oracle) follow(n *node, x *watched) {
 	if end == x.end && durable == x.durable && start == x.start && hw == x.hw {
 		return
 	}
+	if o.w.verbose() {
+		o.w.trace.note("%d: %d start %d end %d durable %d hw %d", n.id, x.p.tp.Partition, start, end, durable, hw)
+	}
 	o.w.trace.mix(uint64(end)<<40 ^ uint64(durable)<<20 ^ uint64(hw) ^ uint64(start)<<50)
 	o.ends(n, x, end, start)
 	x.durable = durable
@@ -359,8 +362,8 @@ func (o *oracle) ends(n *node, x *watched, end, start int64) {
 	switch {
 	case end < x.end:
 		o.cut(n, x, end)
-	case end > x.end && !x.blind:
-		o.read(n, x, end)
+	case end > x.end:
+		o.read(n, x, max(x.end, x.log.Start()), end)
 	}
 }
 
@@ -392,38 +395,56 @@ func (p *part) committedAt(base int64) (entry, bool) {
 }
 
 // read follows an append, and compares it with what other replicas have at the
-// same offset and epoch (I3).
-func (o *oracle) read(n *node, x *watched, end int64) {
-	from := max(x.end, x.log.Start())
-	raw, err := readRange(x.log, from, end)
-	if err != nil {
-		x.blind = true // damage, which is the log's to report
-		return
+// same offset and epoch (I3). Damage, which is the log's to report, leaves a gap.
+func (o *oracle) read(n *node, x *watched, from, end int64) {
+	for from < end {
+		raw, err := readSome(x.log, from, end)
+		if err != nil {
+			x.blind = true
+			if from = skipDamage(x.log, from); from < 0 {
+				return
+			}
+			continue
+		}
+		for len(raw) > 0 {
+			h, b, err := batch.Next(raw)
+			if err != nil || batch.VerifyCRC(b) != nil {
+				x.blind = true
+				return
+			}
+			raw = raw[len(b):]
+			o.grew(n, x, entryOf(&h, b))
+			from = h.NextOffset()
+		}
 	}
-	for len(raw) > 0 {
-		h, b, err := batch.Next(raw)
-		if err != nil || batch.VerifyCRC(b) != nil {
-			x.blind = true // as above; what is served is checked elsewhere
-			return
+}
+
+// skipDamage returns the end of the damaged range that holds an offset, or -1.
+func skipDamage(l partition.Log, at int64) int64 {
+	for _, r := range l.Damaged() {
+		if r.From <= at && at < r.To {
+			return r.To
 		}
-		raw = raw[len(b):]
-		e := entryOf(&h, b)
-		prev := uint32(0)
-		if k := len(x.chain); k > 0 {
-			prev = x.chain[k-1]
-		}
-		chained := mixCRC(prev, &e)
+	}
+	return -1
+}
+
+// grew takes in one more batch at the end of a log.
+func (o *oracle) grew(n *node, x *watched, e entry) {
+	prev := uint32(0)
+	if k := len(x.chain); k > 0 {
+		prev = x.chain[k-1]
+	}
+	chained := mixCRC(prev, &e)
+	if !x.blind && (e.base == 0 || len(x.entries) > 0 && x.entries[0].base == 0) {
 		v := version{e.base, e.epoch}
 		was, known := x.p.seen[v]
-		whole := e.base == 0 || len(x.entries) > 0 && x.entries[0].base == 0
-		if known && was != chained && whole {
+		if known && was != chained {
 			o.w.violate(invMatching, "%s on %d at offset %d epoch %d: another batch, or another log before it", x.p.name, n.id, e.base, e.epoch)
 		}
-		if !known && whole {
-			x.p.seen[v] = chained
-		}
-		x.entries, x.chain = append(x.entries, e), append(x.chain, chained)
+		x.p.seen[v] = chained
 	}
+	x.entries, x.chain = append(x.entries, e), append(x.chain, chained)
 }
 
 func mixCRC(prev uint32, e *entry) uint32 {
@@ -439,33 +460,35 @@ func entryOf(h *batch.Header, raw []byte) entry {
 	return e
 }
 
+// readSome returns some batches at from, below end.
+func readSome(l partition.Log, from, end int64) ([]byte, error) {
+	r, err := l.Read(from, end, 1<<20, true)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Release()
+	out, err := r.AppendTo(nil)
+	if err == nil && len(out) == 0 {
+		err = segment.ErrDamaged
+	}
+	return out, err
+}
+
 // readRange returns the batches in [from, end).
-func readRange(l partition.Log, from, end int64) ([]byte, error) {
-	var out []byte
+func readRange(l partition.Log, from, end int64) (out []byte, err error) {
 	for from < end {
-		r, err := l.Read(from, end, 1<<20, true)
+		raw, err := readSome(l, from, end)
 		if err != nil {
 			return nil, err
 		}
-		n := len(out)
-		out, err = r.AppendTo(out)
-		r.Release()
-		if err != nil {
-			return nil, err
-		}
-		if len(out) == n {
-			return nil, segment.ErrDamaged
-		}
-		next := from
-		for b := out[n:]; len(b) > 0; {
-			h, raw, err := batch.Next(b)
+		out = append(out, raw...)
+		for len(raw) > 0 {
+			h, b, err := batch.Next(raw)
 			if err != nil {
 				return nil, err
 			}
-			next = h.NextOffset()
-			b = b[len(raw):]
+			raw, from = raw[len(b):], h.NextOffset()
 		}
-		from = next
 	}
 	return out, nil
 }
@@ -486,7 +509,7 @@ func (o *oracle) watermark(n *node, x *watched, hw, end int64) {
 		return
 	}
 	x.leads, x.epochStart = st.Epoch, st.EpochStart
-	if hw <= x.hw || x.blind {
+	if hw <= x.hw {
 		return
 	}
 	if len(st.ISR) < o.mins[x.p.tp.Topic] {
@@ -506,7 +529,7 @@ func (o *oracle) commit(n *node, x *watched, hw int64) {
 		if e.base < p.end {
 			continue
 		}
-		if e.base > p.end && p.end > 0 {
+		if e.base > p.end && p.end > 0 && !x.blind {
 			o.w.violate(invComplete, "%s: leader %d of epoch %d commits offset %d, the last committed is %d", p.name, n.id, x.leads, e.base, p.end)
 		}
 		p.committed = append(p.committed, e)
@@ -522,7 +545,7 @@ func (o *oracle) commit(n *node, x *watched, hw int64) {
 	}
 	if len(p.committed) > 0 {
 		last := p.committed[len(p.committed)-1]
-		if hw >= last.next && x.log.Start() <= last.base {
+		if hw >= last.next && x.log.Start() <= last.base && !x.blind {
 			if got, ok := x.at(last.base); !ok || got != last {
 				o.w.violate(invZombie, "%s: leader %d of epoch %d has %+v where %+v is committed", p.name, n.id, x.leads, got, last)
 			}

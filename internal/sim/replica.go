@@ -192,6 +192,7 @@ func (d *node) readOne(from int, topic model.TopicID, rp *kmsg.FetchRequestTopic
 	if res.Diverging != nil {
 		p.DivergingEpoch.Epoch, p.DivergingEpoch.EndOffset = res.Diverging.Epoch, res.Diverging.End
 		d.w.acted.Divergences++
+		d.w.trace.note("%d tells %d: %d diverges at offset %d epoch %d, common up to %+v (leader epoch %d)", d.id, from+1, rp.Partition, rp.FetchOffset, rp.LastFetchedEpoch, *res.Diverging, rp.CurrentLeaderEpoch)
 	}
 	if res.Range != nil {
 		raw, err := res.Range.AppendTo(nil)

@@ -312,6 +312,9 @@ func (w *world) pause(lo, hi int) time.Duration {
 	return time.Duration(lo+w.rng.IntN(hi-lo+1)) * time.Millisecond
 }
 
+// verbose: the trace is long enough to hold what is common.
+func (w *world) verbose() bool { return w.cfg.Trace > 1000 }
+
 // violate records the first broken invariant.
 func (w *world) violate(invariant, format string, args ...any) {
 	if w.fail == nil {

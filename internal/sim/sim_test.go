@@ -21,7 +21,8 @@ func report(t *testing.T, r Result) {
 func TestOne(t *testing.T) {
 	seed, _ := strconv.ParseUint(os.Getenv("TAILRACE_SIM_SEED"), 10, 64)
 	start := time.Now()
-	r := Run(Config{Seed: seed, NoFaults: os.Getenv("NOFAULTS") != ""})
+	trace, _ := strconv.Atoi(os.Getenv("TRACE"))
+	r := Run(Config{Seed: seed, NoFaults: os.Getenv("NOFAULTS") != "", Trace: trace})
 	t.Logf("seed %d: %d events, %v simulated, %.0f events/s, hash %x\n%v", seed, r.Events, r.Simulated, float64(r.Events)/time.Since(start).Seconds(), r.Hash, &r.Acted)
 	report(t, r)
 }
