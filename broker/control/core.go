@@ -178,6 +178,7 @@ func NewCore(o CoreOptions) (*Core, error) {
 		StepDownOnRemoval: true, Logger: quietLogger{},
 	})
 	l.current = c.snapshot
+	c.stand()
 	return c, err
 }
 
@@ -260,6 +261,17 @@ func (c *Core) Tick(now time.Duration) {
 }
 
 func (c *Core) isLeader() bool { return c.rn.BasicStatus().RaftState == raft.StateLeader }
+
+// stand has this member campaign soon after its start unless it hears a leader
+// first: a whole cluster that starts must not wait for silence. Ranks keep the
+// candidates apart, and a pre-vote does not disturb a leader that is there.
+func (c *Core) stand() {
+	for rank, v := range c.img.Voters {
+		if v == c.opt.RaftID && !c.opt.Manual {
+			c.campaignIn = 2 + 3*rank
+		}
+	}
+}
 
 // Campaign starts an election with this member as candidate (by pre-vote).
 func (c *Core) Campaign() { _ = c.rn.Campaign() }
