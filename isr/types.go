@@ -1,7 +1,3 @@
-// Package isr is the replication state machine of one partition: roles,
-// epochs, follower progress, the maximal in-sync set, the high watermark, and
-// the choice of the synchronous set. It is pure: time comes in with events,
-// decisions go out as effects.
 package isr
 
 import (
@@ -33,6 +29,7 @@ type ReplicaMeta struct {
 	Broker      model.BrokerID
 	Incarnation model.Incarnation // 0 while not registered
 	Eligible    bool              // unfenced and not draining: may be in the in-sync set
+	Rack        string            // for the preferred read replica (KIP-392); "" is unknown
 }
 
 // Progress is what a follower reports: everything below End is on its stable
@@ -75,3 +72,58 @@ const (
 	Rejected          // it will never be committed: pending members are rolled back
 	Unknown           // it may or may not be: pending members keep counting
 )
+
+// Effects collects what an event caused. The caller resets it and carries it
+// out; it is a reused buffer.
+type Effects struct {
+	HWMoved bool // the high watermark moved
+	Role    bool // role, leader or leader epoch changed
+	// Proposals to send to the controller; at most one is outstanding.
+	Proposals []Proposal
+}
+
+// Reset empties the buffer, keeping its memory.
+func (e *Effects) Reset() { *e = Effects{Proposals: e.Proposals[:0]} }
+
+// Role is what a replica does for its partition.
+type Role uint8
+
+// The roles. A replica is offline while the partition has no leader, while it
+// is not assigned, when it is named leader under an incarnation that is not its
+// own, and after Stop.
+const (
+	Offline Role = iota
+	Follower
+	Leader
+)
+
+// String names the role.
+func (r Role) String() string { return [...]string{"offline", "follower", "leader"}[r] }
+
+// Refusal says why an append is refused before it is written.
+type Refusal uint8
+
+// The answers of CanAcceptProduce.
+const (
+	Accepted  Refusal = iota
+	NotLeader         // NOT_LEADER_OR_FOLLOWER
+	TooFew            // the committed set is below the minimum: NOT_ENOUGH_REPLICAS
+	Unheard           // fewer members than the minimum were heard from lately: NOT_ENOUGH_REPLICAS
+)
+
+// String names the refusal.
+func (r Refusal) String() string {
+	return [...]string{"accepted", "not leader", "too few in sync", "too few heard from"}[r]
+}
+
+// PeerStatus describes one other replica for tools and metrics.
+type PeerStatus struct {
+	Broker      model.BrokerID
+	Incarnation model.Incarnation
+	InSync      bool // in the committed set
+	Pending     bool // proposed, not yet committed or rejected
+	Fetched     bool // its log was found to match in this leader epoch
+	Position    int64
+	Durable     int64         // -1: not reported in this leader epoch
+	Behind      time.Duration // 0 when caught up
+}

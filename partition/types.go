@@ -1,6 +1,3 @@
-// Package partition is one replica of a partition: it feeds events to the
-// replication state machine, owns the log, keeps producer state (idempotence)
-// and turns decisions into effects for its caller. It starts no goroutine.
 package partition
 
 import (
@@ -8,7 +5,6 @@ import (
 
 	"github.com/tailrace/tailrace/internal/model"
 	"github.com/tailrace/tailrace/isr"
-	"github.com/tailrace/tailrace/segment"
 )
 
 // Effects collects what a call on a Replica asks of its caller. It is a reused
@@ -26,6 +22,12 @@ type Effects struct {
 	// Role: leader, epoch or leadership changed; wake every parked fetch and
 	// re-read FetchState.
 	Role bool
+	// Report: the own durable end, or the leader it is owed to, changed;
+	// send DurableReport to the leader.
+	Report bool
+	// Failed is set when the replica went offline by an error of its log or
+	// by a refused truncation. It deserves an alarm.
+	Failed error
 	// Proposals for the controller, at most one outstanding per replica.
 	Proposals []isr.Proposal
 }
@@ -73,6 +75,7 @@ type Fetched struct {
 	Batches     []byte
 	LeaderHW    int64
 	LeaderStart int64
+	Generation  uint64 // FetchState.Generation when the request was made; 0: not given
 	Now         time.Duration
 }
 
@@ -93,6 +96,7 @@ type ReadRequest struct {
 	Follower         model.BrokerID    // -1: a consumer
 	Incarnation      model.Incarnation // of the follower
 	Rack             string            // of the consumer, for the preferred read replica
+	Client           uint64            // identifies the consumer for the hold-down after a bounce; 0: anonymous
 	ReadCommitted    bool
 	Now              time.Duration
 }
@@ -100,7 +104,7 @@ type ReadRequest struct {
 // ReadResult answers a read. Range is nil or pinned until Release.
 type ReadResult struct {
 	Err              int16
-	Range            *segment.Range
+	Range            Range
 	HighWatermark    int64
 	LastStable       int64
 	LogStart         int64
@@ -108,6 +112,13 @@ type ReadResult struct {
 	PreferredReplica model.BrokerID // -1: none
 	Leader           model.BrokerID
 	LeaderEpoch      model.LeaderEpoch
+	// NoWait: answer at once even when there are no records. Set for a
+	// follower's first fetch in a leader epoch and when it does not know the
+	// high watermark yet, and with Diverging and PreferredReplica. Without it
+	// an empty answer may be parked; so may Err OFFSET_NOT_AVAILABLE, which
+	// says that a new leader's high watermark has not reached the start of its
+	// epoch yet.
+	NoWait bool
 }
 
 // FetchState is where a follower stands: from whom and from which position it
@@ -118,7 +129,7 @@ type FetchState struct {
 	Epoch      model.LeaderEpoch
 	Offset     int64
 	LastEpoch  model.LeaderEpoch
-	DurableEnd int64
+	DurableEnd int64 // see DurableReport for what may be reported
 	LogStart   int64
-	Generation uint64 // changes whenever outstanding fetches became void
+	Generation uint64 // ≥ 1; changes whenever outstanding fetches became void
 }

@@ -19,25 +19,31 @@ type Image struct {
 	Deleted        map[model.TopicID]struct{} // tombstones: a log without metadata is deleted only if it is here (I37)
 	NextProducerID int64
 	ClusterConfig  map[string]string                    // cluster-wide dynamic configuration
+	ConfigIndex    uint64                               // metadata index of the last change of ClusterConfig
 	BrokerConfig   map[model.BrokerID]map[string]string // per broker
 	Voters         []uint64                             // raft ids
 	Learners       []uint64
+	Retired        []uint64 // raft ids of replaced disks and removed brokers
 }
 
 // Broker is a registration.
 type Broker struct {
 	ID          model.BrokerID
 	Incarnation model.Incarnation // metadata index of the registration (I12)
-	StorageID   model.StorageID
-	RaftID      uint64 // derives from StorageID
-	Rack        string
-	KafkaHost   string // advertised to clients
-	KafkaPort   int32
-	Internal    string // host:port of the internal listener
-	HTTP        string // advertised URL of the console, "" if off
-	Version     string
-	Fenced      bool // not live: no leader, no in-sync member (I10)
-	Draining    bool // stopping: leaderships move away, not eligible
+	// Confirmed is the last incarnation under which it was unfenced, and which
+	// its storage has therefore persisted (I13).
+	Confirmed  model.Incarnation
+	StorageID  model.StorageID
+	RaftID     uint64 // derives from StorageID
+	Rack       string
+	KafkaHost  string // advertised to clients
+	KafkaPort  int32
+	Internal   string // host:port of the internal listener
+	HTTP       string // advertised URL of the console, "" if off
+	Version    string
+	MaxFeature int32 // highest feature level that its binary understands
+	Fenced     bool  // not live: no leader, no in-sync member (I10)
+	Draining   bool  // stopping: leaderships move away, not eligible
 }
 
 // Live reports whether the broker may lead and be in sync.
@@ -74,4 +80,33 @@ type Update struct {
 	Topics  []model.TopicID
 	Brokers []model.BrokerID
 	Config  bool // cluster or broker configuration changed
+	Events  []Event
 }
+
+// Event is something that an operator wants to see. It derives from the
+// applied records, so every broker reports the same ones in the same order.
+type Event struct {
+	Kind        EventKind
+	Broker      model.BrokerID
+	Incarnation model.Incarnation
+	TP          model.TopicPartition
+	Detail      string
+}
+
+// EventKind tells events apart.
+type EventKind uint8
+
+// The events of the metadata log.
+const (
+	EventBrokerRegistered EventKind = iota + 1
+	EventBrokerFenced               // Detail says why
+	EventBrokerUnfenced
+	EventBrokerDraining
+	EventBrokerUnregistered
+	EventStorageChanged // the broker id came back with another disk
+	EventTopicCreated
+	EventTopicDeleted
+	EventPartitionOffline
+	EventUncleanElection // records may be lost; Detail names who asked (I9)
+	EventFeatureFinalized
+)

@@ -31,6 +31,9 @@ const (
 	KeyLogReport int16 = 1013
 	// KeyDurable reports durable ends of follower replicas to their leader.
 	KeyDurable int16 = 1020
+	// KeyKick has the fetches that are parked on this connection answered at
+	// once: the follower has partitions to add to its session.
+	KeyKick int16 = 1022
 	// KeyConfirm asks in-sync followers to confirm a leader in its epoch.
 	KeyConfirm int16 = 1021
 )

@@ -1,0 +1,125 @@
+package workload
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/tailrace/tailrace/bench/load"
+	"github.com/tailrace/tailrace/bench/report"
+)
+
+// Modes of the consume workload.
+const (
+	modeTail      = "tail"
+	modeCatchUp   = "catch-up"
+	modeFollowers = "followers"
+)
+
+var consume = Workload{
+	Name:     "consume",
+	Short:    "records per second to consumers; --mode tail, catch-up (from disk, leaders) or followers (from disk, all replicas)",
+	Defaults: func(p *Params) { p.Consumers, p.Mode, p.Preload = 1, modeCatchUp, 512<<20 },
+	Setup: func(ctx context.Context, s *Session) error {
+		if err := s.newTopic(ctx, "consume", s.P.Partitions); err != nil {
+			return err
+		}
+		switch s.P.Mode {
+		case modeTail:
+			return nil
+		case modeCatchUp, modeFollowers:
+			return s.preload(ctx)
+		}
+		return fmt.Errorf("unknown mode %q: %s, %s or %s", s.P.Mode, modeTail, modeCatchUp, modeFollowers)
+	},
+	Round: func(ctx context.Context, s *Session) ([]LineSample, error) {
+		if s.P.Mode == modeTail {
+			return steady(ctx, s, s.P.Rate, s.racks(s.P.Consumers, s.P.Followers), 0)
+		}
+		return one(s.catchUp(ctx, s.racks(s.P.Consumers, s.P.Mode == modeFollowers)))
+	},
+}
+
+// preload produces what catch-ups will read.
+func (s *Session) preload(ctx context.Context) error {
+	p, err := s.Client.Producer(s.Topic.Name)
+	if err != nil {
+		return err
+	}
+	defer p.Close()
+	pay := newPayload(newPool(1, s.P.RecordSize), 1, 0, time.Now(), s.P.RecordSize, s.P.Keys)
+	var mu sync.Mutex
+	var failed error
+	n := max(1, s.P.Preload/int64(s.P.RecordSize))
+	for i := range n {
+		p.Send(int32(i%int64(s.Topic.Partitions)), pay.key(), pay.plain(), func(_ int64, err error) {
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil && failed == nil {
+				failed = err
+			}
+		})
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+	}
+	if err := p.Flush(ctx); err != nil {
+		return err
+	}
+	s.preloaded = n
+	mu.Lock()
+	defer mu.Unlock()
+	return failed
+}
+
+// stallTime is how long a catch-up may make no progress.
+const stallTime = 60 * time.Second
+
+// catchUp measures until every consumer has read everything.
+func (s *Session) catchUp(ctx context.Context, racks []string) (report.Sample, error) {
+	var out report.Sample
+	var wg sync.WaitGroup
+	counts := make([]struct{ records, bytes int64 }, len(racks))
+	errs := make([]error, len(racks))
+	m := s.startMeter()
+	for i, rack := range racks {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			errs[i] = s.readAll(ctx, rack, func(r load.Record) {
+				counts[i].records++
+				counts[i].bytes += int64(len(r.Value))
+			}, func() bool { return counts[i].records >= s.preloaded })
+		}()
+	}
+	wg.Wait()
+	m.stop(&out)
+	for i := range racks {
+		out.Consumed += counts[i].records
+		out.ConsumedBytes += counts[i].bytes
+		out.Missing += max(0, s.preloaded-counts[i].records)
+		if errs[i] != nil {
+			return out, errs[i]
+		}
+	}
+	return out, nil
+}
+
+// readAll reads the topic from its start until done.
+func (s *Session) readAll(ctx context.Context, rack string, f func(load.Record), done func() bool) error {
+	c, err := s.Client.Consumer(ctx, load.ConsumerOptions{Topic: s.Topic.Name, Partitions: s.Topic.Partitions, From: load.FromStart, Rack: rack})
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	for !done() {
+		poll, cancel := context.WithTimeout(ctx, stallTime)
+		err := c.Poll(poll, f)
+		cancel()
+		if err != nil {
+			return fmt.Errorf("catch-up: %w", err)
+		}
+	}
+	return nil
+}

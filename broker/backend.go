@@ -1,0 +1,133 @@
+package broker
+
+import (
+	"context"
+	"fmt"
+	"sync"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+
+	"github.com/tailrace/tailrace/broker/api"
+	"github.com/tailrace/tailrace/broker/control"
+	"github.com/tailrace/tailrace/internal/clock"
+	"github.com/tailrace/tailrace/internal/model"
+)
+
+// The methods below implement api.Backend.
+
+// Self is this broker's id.
+func (b *Broker) Self() model.BrokerID { return b.o.ID }
+
+// Image is the latest metadata that the replicas have acted on.
+func (b *Broker) Image() *control.Image {
+	if img := b.host.Image(); img != nil {
+		return img
+	}
+	return b.node.Image()
+}
+
+// Replica returns the hosted replica of tp.
+func (b *Broker) Replica(tp model.TopicPartition) api.Replica {
+	if v, ok := b.views.Load(tp); ok {
+		if v := v.(*replicaView); b.host.Replica(tp) == v.Replica {
+			return v
+		}
+	}
+	r := b.host.Replica(tp)
+	if r == nil {
+		b.views.Delete(tp)
+		return nil
+	}
+	v := &replicaView{Replica: r, b: b, h: b.host}
+	b.views.Store(tp, v)
+	return v
+}
+
+// LeaseValid reports whether this broker may give answers that only a current
+// leader can give.
+func (b *Broker) LeaseValid() bool { return b.session != nil && b.session.LeaseValid() }
+
+// Submit has the controller decide cmd and waits until this broker acted on the
+// result, so that a client reads its own writes here.
+func (b *Broker) Submit(ctx context.Context, cmd control.Command) (control.Result, error) {
+	res, err := b.node.Submit(ctx, cmd)
+	if err != nil || res.Index == 0 {
+		return res, err
+	}
+	return res, b.applier.wait(ctx, res.Index)
+}
+
+// producerIDs hands out ids of a block that the metadata log reserved.
+type producerIDs struct {
+	mu        sync.Mutex // held while a block is fetched: everybody needs it
+	next, end int64
+}
+
+// AllocateProducerID returns an id that nobody else gets.
+func (b *Broker) AllocateProducerID(ctx context.Context) (int64, error) {
+	p := &b.producerIDs
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.next == p.end {
+		res, err := b.node.Submit(ctx, &control.AllocateProducerIDs{Broker: b.o.ID, Incarnation: b.host.Incarnation()})
+		if err != nil {
+			return 0, err
+		}
+		if res.Code != 0 {
+			return 0, fmt.Errorf("allocate producer ids: %w: %s", kerr.ErrorForCode(res.Code), res.Message)
+		}
+		p.next, p.end = res.FirstProducerID, res.FirstProducerID+int64(res.ProducerIDs)
+	}
+	p.next++
+	return p.next - 1, nil
+}
+
+// Endpoint is where clients reach a broker.
+func (b *Broker) Endpoint(_ string, id model.BrokerID) (host string, port int32, ok bool) {
+	br := b.Image().Brokers[id]
+	if br == nil || br.KafkaPort == 0 {
+		return "", 0, false
+	}
+	return br.KafkaHost, br.KafkaPort, true
+}
+
+// NodeConfig is what is set on this node, by Kafka's names.
+func (b *Broker) NodeConfig() map[string]string {
+	m := map[string]string{
+		"node.id": fmt.Sprint(b.o.ID), "broker.id": fmt.Sprint(b.o.ID), "log.dirs": b.o.Dir, "log.dir": b.o.Dir,
+		"listeners":            "PLAINTEXT://" + b.kafkaListener.Addr().String(),
+		"advertised.listeners": "PLAINTEXT://" + b.advertised(),
+	}
+	if b.o.Rack != "" {
+		m["broker.rack"] = b.o.Rack
+	}
+	if b.httpListener != nil {
+		m["tailrace.http.advertised"] = b.httpURL()
+	}
+	return m
+}
+
+// LogDir describes the data directory.
+func (b *Broker) LogDir() api.LogDir {
+	d := api.LogDir{Path: b.o.Dir, Total: -1, Free: -1}
+	if free, total, err := b.store.FreeSpace(); err == nil {
+		d.Free, d.Total = free, total
+	}
+	if b.store.Poisoned() != nil {
+		d.Err = errStorage
+	}
+	return d
+}
+
+// Clock tells time.
+func (b *Broker) Clock() clock.Clock { return b.o.Clock }
+
+// Event logs what the protocol reports.
+func (b *Broker) Event(e api.Event) {
+	ev := b.log.Warn()
+	if e.Kind == api.EventPanic {
+		ev = b.log.Error().Bytes("stack", e.Stack)
+	}
+	ev.Str("event", "request_"+e.Kind.String()).Int16("key", e.Key).Int16("version", e.Version).
+		Str("remote", e.Remote).Str("client_id", fmt.Sprintf("%q", e.Client)).Err(e.Err).Send()
+}

@@ -1,0 +1,123 @@
+package broker
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/tailrace/tailrace/broker/control"
+	"github.com/tailrace/tailrace/broker/identity"
+	"github.com/tailrace/tailrace/broker/member"
+	"github.com/tailrace/tailrace/broker/transport"
+	"github.com/tailrace/tailrace/broker/wire"
+)
+
+// gossip is this broker's membership: an address book and a source of hints.
+type gossip struct{ *member.Members }
+
+func startGossip(b *Broker) (*gossip, error) {
+	n := b.dir.Node()
+	httpURL := ""
+	if b.httpListener != nil {
+		httpURL = b.httpURL()
+	}
+	m, err := member.Start(member.Options{
+		Meta: member.Meta{Broker: b.o.ID, Storage: n.Storage, Cluster: n.Cluster,
+			Internal: b.internalAddr(), HTTP: httpURL, Version: b.o.Version},
+		Bind: b.o.Gossip, Advertise: b.o.AdvertiseGossip, Join: b.o.Join, Secret: b.o.Secret, Logger: b.log,
+		OnEvent: b.gossipEvent,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &gossip{m}, nil
+}
+
+// gossipEvent turns a hint into a probe; the hint itself decides nothing (I17).
+func (b *Broker) gossipEvent(e member.Event) {
+	if e.Kind == member.Suspect || e.Kind == member.Leave && !e.Graceful {
+		b.suspect(e.Meta.Broker)
+	}
+}
+
+// byRaftID finds a node that gossip shows.
+func (g *gossip) byRaftID(id uint64) (transport.To, bool) {
+	for _, m := range g.Members.Members() {
+		if control.RaftIDFor(m.Storage) == id {
+			return transport.To{ID: m.Broker, Addr: m.Internal}, true
+		}
+	}
+	return transport.To{}, false
+}
+
+// raftIDs lists the nodes that gossip shows, to ask for the controller.
+func (g *gossip) raftIDs() []uint64 {
+	var out []uint64
+	for _, m := range g.Members.Members() {
+		out = append(out, control.RaftIDFor(m.Storage))
+	}
+	slices.Sort(out)
+	return out
+}
+
+// leave tells the others that this stop is on purpose.
+func (g *gossip) leave() { g.Leave(500 * time.Millisecond) }
+
+func (g *gossip) close() { g.Close() }
+
+const foundVersion = 0
+
+// serveFounding answers what this node has agreed to.
+func (b *Broker) serveFounding(s *transport.Server) {
+	s.Handle(transport.KeyFound, foundVersion, foundVersion, func(r *wire.Request) {
+		body, err := identity.Answer(b.dir, b.o.Expect)
+		if err != nil {
+			r.Close(err)
+			return
+		}
+		transport.Reply(r, wire.Part{Bytes: body})
+	})
+}
+
+// found returns when this node durably belongs to a cluster.
+func (b *Broker) found(ctx context.Context) error {
+	if b.dir.Node().Cluster != "" {
+		return nil
+	}
+	_, err := identity.Found(ctx, identity.FounderOptions{
+		Dir: b.dir, Expect: b.o.Expect, Interval: 50 * time.Millisecond,
+		Candidates: func() []identity.Candidate {
+			var out []identity.Candidate
+			for _, m := range b.gossip.Members.Members() {
+				out = append(out, identity.Candidate{
+					Founder: identity.Founder{Broker: m.Broker, Storage: m.Storage}, Cluster: m.Cluster, Internal: m.Internal,
+				})
+			}
+			return out
+		},
+		Ask: func(ctx context.Context, c identity.Candidate) ([]byte, error) {
+			resp, release, err := b.peers.Call(ctx, transport.To{ID: c.Broker, Addr: c.Internal}, transport.Probe, transport.KeyFound, foundVersion)
+			if err != nil {
+				return nil, err
+			}
+			defer release()
+			return slices.Clone(resp), nil
+		},
+		Report: func(d identity.Decision) {
+			ev := b.log.Info()
+			if d.Action == identity.Refused {
+				ev = b.log.Error()
+			}
+			ev.Msg(d.Reason)
+		},
+	})
+	if err != nil {
+		return fmt.Errorf("join a cluster: %w", err)
+	}
+	// Connections of the founding have no cluster id on one side.
+	for _, m := range b.gossip.Members.Members() {
+		b.peers.Forget(m.Broker)
+	}
+	return nil
+}

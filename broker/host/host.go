@@ -1,0 +1,265 @@
+// Package host is the set of replicas that one broker holds. It applies
+// metadata to them, carries out their effects, and routes what leaves the
+// broker (proposals, durable ends) to its owner. It starts no goroutine: in
+// production connection, fetcher and syncer goroutines call it, in the
+// simulator one scheduler does.
+package host
+
+import (
+	"sync"
+	"sync/atomic"
+
+	"github.com/tailrace/tailrace/broker/control"
+	"github.com/tailrace/tailrace/internal/clock"
+	"github.com/tailrace/tailrace/internal/model"
+	"github.com/tailrace/tailrace/isr"
+	"github.com/tailrace/tailrace/partition"
+	"github.com/tailrace/tailrace/segment"
+)
+
+// Output receives what replicas ask of the rest of the broker. Its methods
+// return at once and are never called under a lock.
+type Output interface {
+	// Dirty: some log has bytes for the next group commit.
+	Dirty()
+	// Propose queues an in-sync proposal for the controller.
+	Propose(tp model.TopicPartition, p isr.Proposal)
+	// Following: the replica's leader or epoch changed. from is the leader it
+	// followed before and to the one it must follow now; NoBroker is none.
+	Following(r *partition.Replica, from, to model.BrokerID)
+	// Report: the replica owes its leader a report of its durable end.
+	Report(r *partition.Replica, leader model.BrokerID)
+	// Failed: a replica went offline by an error of its log.
+	Failed(tp model.TopicPartition, err error)
+}
+
+// Options of a Host.
+type Options struct {
+	Self   model.BrokerID
+	Store  *segment.Store
+	Clock  clock.Clock
+	Output Output
+	// LeaseValid gates acknowledgements: a leader without a lease gives none
+	// (I14, I15). Nil means always.
+	LeaseValid func() bool
+	// Contacts and Fetches are shared with replication; see partition.Config.
+	Contacts, Fetches *partition.Contacts
+}
+
+// Host holds the replicas of one broker. Safe for concurrent use.
+type Host struct {
+	o Options
+
+	// applyMu serialises ApplyUpdate. It may be held during log creation.
+	applyMu sync.Mutex
+	// image is the last applied one.
+	image atomic.Pointer[control.Image]
+	// incarnation under which this process is registered; 0 before. A replica
+	// leads only under the incarnation that was elected (registration reset).
+	incarnation atomic.Int64
+
+	mu       sync.RWMutex // guards replicas
+	replicas map[model.TopicPartition]*member
+
+	activeMu sync.Mutex // guards active
+	// active are replicas to tick: cost is per active partition.
+	active []*member
+
+	effects sync.Pool
+}
+
+// member is a replica with what the host remembers of it.
+type member struct {
+	*partition.Replica
+	configIndex uint64 // of the settings last set; guarded by applyMu
+	// following is the leader that Output was last told of.
+	following atomic.Int32
+	// active is true while the member waits in Host.active.
+	active atomic.Bool
+}
+
+// New returns an empty host.
+func New(o Options) *Host {
+	h := &Host{o: o, replicas: map[model.TopicPartition]*member{}}
+	h.effects.New = func() any { return new(partition.Effects) }
+	if h.o.LeaseValid == nil {
+		h.o.LeaseValid = func() bool { return true }
+	}
+	return h
+}
+
+// Incarnation is the registration of this process, 0 before it.
+func (h *Host) Incarnation() model.Incarnation { return model.Incarnation(h.incarnation.Load()) }
+
+// Image is the last applied image; nil before the first.
+func (h *Host) Image() *control.Image { return h.image.Load() }
+
+// Replica returns the replica of tp, or nil if this broker holds none.
+func (h *Host) Replica(tp model.TopicPartition) *partition.Replica {
+	h.mu.RLock()
+	m := h.replicas[tp]
+	h.mu.RUnlock()
+	if m == nil {
+		return nil
+	}
+	return m.Replica
+}
+
+func (h *Host) member(tp model.TopicPartition) *member {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	return h.replicas[tp]
+}
+
+// Replicas lists all replicas, in a fixed order.
+func (h *Host) Replicas() []*partition.Replica {
+	ms := h.members()
+	out := make([]*partition.Replica, len(ms))
+	for i, m := range ms {
+		out[i] = m.Replica
+	}
+	return out
+}
+
+// with runs f with a pooled effects buffer and carries the effects out.
+func (h *Host) with(m *member, f func(eff *partition.Effects)) {
+	eff := h.effects.Get().(*partition.Effects)
+	eff.Reset()
+	f(eff)
+	h.carry(m, eff)
+	h.effects.Put(eff)
+}
+
+// carry does what eff asks for. No lock is held.
+func (h *Host) carry(m *member, eff *partition.Effects) {
+	if eff.Failed != nil {
+		h.o.Output.Failed(m.TP(), eff.Failed)
+	}
+	if eff.Dirty {
+		h.o.Output.Dirty()
+	}
+	h.finish(eff.Done)
+	if eff.Role {
+		h.follow(m)
+	}
+	if eff.EndMoved || eff.HWMoved || eff.Role {
+		m.Notify(eff)
+		h.activate(m)
+	}
+	if eff.Report {
+		if leader := model.BrokerID(m.following.Load()); leader != model.NoBroker {
+			h.o.Output.Report(m.Replica, leader)
+		}
+	}
+	for _, p := range eff.Proposals {
+		h.o.Output.Propose(m.TP(), p)
+	}
+}
+
+// finish completes produces. Without a lease a success is withheld as
+// NOT_LEADER_OR_FOLLOWER, whose outcome a client must treat as unknown.
+func (h *Host) finish(done []partition.Finished) {
+	if len(done) == 0 {
+		return
+	}
+	lease := h.o.LeaseValid()
+	for i := range done {
+		d := &done[i]
+		if !lease && d.Result.Err == 0 && d.Result.BaseOffset >= 0 {
+			d.Result = partition.AppendResult{Err: errNotLeader, BaseOffset: -1, LogAppendTime: -1, LogStart: -1}
+		}
+		d.Completion.Complete(d.Result)
+		done[i] = partition.Finished{}
+	}
+}
+
+// errNotLeader is Kafka's NOT_LEADER_OR_FOLLOWER.
+const errNotLeader = 6
+
+// follow tells Output when the leader that m must fetch from changed.
+func (h *Host) follow(m *member) {
+	st := m.FetchState()
+	to := model.NoBroker
+	if st.Following {
+		to = st.Leader
+	}
+	from := model.BrokerID(m.following.Swap(int32(to)))
+	h.o.Output.Following(m.Replica, from, to)
+}
+
+// activate makes the next ticks visit m, until it says that it is idle.
+func (h *Host) activate(m *member) {
+	if m.active.Swap(true) {
+		return
+	}
+	h.activeMu.Lock()
+	h.active = append(h.active, m)
+	h.activeMu.Unlock()
+}
+
+// Append appends as the leader and carries out the effects; the outcome comes
+// through req.Done.
+func (h *Host) Append(r *partition.Replica, req *partition.AppendRequest) {
+	m := h.member(r.TP())
+	if m == nil || m.Replica != r {
+		req.Done.Complete(partition.AppendResult{Err: errNotLeader, BaseOffset: -1, LogAppendTime: -1, LogStart: -1})
+		return
+	}
+	h.with(m, func(eff *partition.Effects) { r.Append(req, eff) })
+}
+
+// Read reads for a consumer or a follower; a follower's position may move the
+// in-sync set.
+func (h *Host) Read(r *partition.Replica, req partition.ReadRequest) (res partition.ReadResult) {
+	m := h.member(r.TP())
+	if m == nil || m.Replica != r {
+		return partition.ReadResult{Err: errNotLeader, HighWatermark: -1, LastStable: -1, LogStart: -1, PreferredReplica: model.NoBroker, Leader: model.NoBroker, LeaderEpoch: -1}
+	}
+	h.with(m, func(eff *partition.Effects) { res = r.Read(req, eff) })
+	return res
+}
+
+// Do runs f on a replica that this host holds and carries out the effects. It
+// reports whether the replica is held.
+func (h *Host) Do(tp model.TopicPartition, f func(r *partition.Replica, eff *partition.Effects)) bool {
+	m := h.member(tp)
+	if m == nil {
+		return false
+	}
+	h.with(m, func(eff *partition.Effects) { f(m.Replica, eff) })
+	return true
+}
+
+// Commit makes everything appended so far durable, in one group, and tells the
+// replicas. One caller at a time. An error is final: the store is poisoned.
+func (h *Host) Commit() error {
+	done, err := h.o.Store.Commit()
+	if err != nil {
+		return err
+	}
+	for _, c := range done {
+		if m := h.member(c.Log.TP()); m != nil {
+			h.with(m, func(eff *partition.Effects) { m.Persisted(c.End, eff) })
+		}
+	}
+	return nil
+}
+
+// Tick lets active replicas judge lag and expire what is due. Idle ones cost
+// nothing.
+func (h *Host) Tick() {
+	now := h.o.Clock.Elapsed()
+	h.activeMu.Lock()
+	due := h.active
+	h.active = nil
+	h.activeMu.Unlock()
+	sortMembers(due)
+	for _, m := range due {
+		m.active.Store(false)
+		var more bool
+		h.with(m, func(eff *partition.Effects) { more = m.Tick(now, eff) })
+		if more {
+			h.activate(m)
+		}
+	}
+}

@@ -1,0 +1,108 @@
+package broker
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/tailrace/tailrace/isr"
+	"github.com/tailrace/tailrace/segment"
+)
+
+// metrics collects a node's figures when they are asked for, so that keeping
+// them costs nothing on the hot path.
+type metrics struct {
+	b        *Broker
+	registry *prometheus.Registry
+	events   *prometheus.CounterVec
+}
+
+func desc(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc("tailrace_"+name, help, labels, nil)
+}
+
+var (
+	descAppended    = desc("log_appended_bytes_total", "Bytes appended to logs.")
+	descJournaled   = desc("log_journaled_bytes_total", "Bytes made durable through the journal.")
+	descCommits     = desc("log_commits_total", "Group commits.")
+	descCatalogSync = desc("catalog_syncs_total", "Synced writes of the catalog, the journal's included.")
+	descFileSync    = desc("segment_syncs_total", "fdatasync calls on segment files.")
+	descOpenFiles   = desc("segment_open_files", "Open segment files.")
+	descLogs        = desc("logs", "Logs in the data directory.")
+	descCache       = desc("tail_cache_bytes", "Bytes of recent batches in memory.")
+	descFree        = desc("disk_free_bytes", "Free space of the data directory's file system.")
+	descLeaders     = desc("partitions_led", "Partitions that this broker leads.")
+	descUnder       = desc("partitions_under_replicated", "Led partitions with fewer in-sync members than replicas.")
+	descOffline     = desc("replicas_failed", "Replicas that an error of their log took offline.")
+	descDamaged     = desc("replicas_damaged", "Replicas with ranges that await repair.")
+	descConnections = desc("kafka_connections", "Open connections of the Kafka listener.")
+	descLease       = desc("lease_valid", "1 while this broker is in contact with the metadata quorum.")
+	descController  = desc("controller", "1 while this broker leads the metadata quorum.")
+	descIndex       = desc("metadata_applied_index", "Metadata index that the replicas have acted on.")
+)
+
+func newMetrics(b *Broker) *metrics {
+	m := &metrics{b: b, registry: prometheus.NewRegistry(), events: prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "tailrace_storage_events_total", Help: "Events of the data directory, by kind.",
+	}, []string{"kind"})}
+	m.registry.MustRegister(m, m.events, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return m
+}
+
+func (m *metrics) storage(e segment.Event) { m.events.WithLabelValues(e.Kind.String()).Inc() }
+
+// Describe implements prometheus.Collector; the metrics are unchecked.
+func (m *metrics) Describe(chan<- *prometheus.Desc) {}
+
+// Collect implements prometheus.Collector.
+func (m *metrics) Collect(ch chan<- prometheus.Metric) {
+	b := m.b
+	counter := func(d *prometheus.Desc, v int64) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v))
+	}
+	gauge := func(d *prometheus.Desc, v int64) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, float64(v))
+	}
+	s := b.store.Stats()
+	counter(descAppended, s.BytesAppended)
+	counter(descJournaled, s.BytesJournaled)
+	counter(descCommits, s.Commits)
+	counter(descCatalogSync, s.CatalogSyncs)
+	counter(descFileSync, s.FileSyncs)
+	gauge(descOpenFiles, s.OpenFiles)
+	gauge(descLogs, s.Logs)
+	gauge(descCache, s.CacheBytes)
+	if free, _, err := b.store.FreeSpace(); err == nil {
+		gauge(descFree, free)
+	}
+	var led, under, failed, damaged int64
+	for _, r := range b.host.Replicas() {
+		st := r.Status()
+		if st.Role == isr.Leader {
+			led++
+			if p := b.Image().Partition(st.TP); p != nil && len(p.ISR) < len(p.Replicas) {
+				under++
+			}
+		}
+		if st.Err != nil {
+			failed++
+		}
+		if len(st.Damaged) > 0 {
+			damaged++
+		}
+	}
+	gauge(descLeaders, led)
+	gauge(descUnder, under)
+	gauge(descOffline, failed)
+	gauge(descDamaged, damaged)
+	gauge(descConnections, int64(b.kafka.Connections()))
+	gauge(descLease, boolInt(b.LeaseValid()))
+	gauge(descController, boolInt(b.node.IsController()))
+	gauge(descIndex, int64(b.applier.applied()))
+}
+
+func boolInt(b bool) int64 {
+	if b {
+		return 1
+	}
+	return 0
+}
