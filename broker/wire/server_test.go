@@ -561,3 +561,23 @@ func TestUnauthenticatedTimeout(t *testing.T) {
 		t.Fatalf("closed with %v", err)
 	}
 }
+
+// A detached body stays as it was after the answer, whoever uses the pool.
+func TestDetachKeepsTheBody(t *testing.T) {
+	bodies := make(chan []byte, 64)
+	_, addr := serve(t, func(r *Request) {
+		r.Detach()
+		bodies <- r.Body
+		r.Reply()
+	}, Options{})
+	c := dial(t, addr)
+	for i := range 50 {
+		write(t, c, frame(0, 3, int32(i), "", bytes.Repeat([]byte{byte(i)}, 700)))
+		readResponse(t, c)
+	}
+	for i := range 50 {
+		if b := <-bodies; !bytes.Equal(b, bytes.Repeat([]byte{byte(i)}, 700)) {
+			t.Fatalf("body %d was overwritten: %x…", i, b[:8])
+		}
+	}
+}
