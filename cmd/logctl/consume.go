@@ -151,23 +151,24 @@ func (a *app) copyRecords(ctx context.Context, topic string, con *client.Consume
 	return out.Flush()
 }
 
-// recordDoc is a record as JSON, with the names that tail uses.
+// recordDoc is a record as JSON, as a tail sends it: a string, or null, or
+// absent where the bytes are in the field with _b64.
 type recordDoc struct {
 	Topic     string      `json:"topic"`
 	Partition int32       `json:"partition"`
 	Offset    int64       `json:"offset"`
 	Timestamp int64       `json:"timestamp"`
-	Key       *string     `json:"key,omitempty"`
+	Key       any         `json:"key,omitempty"`
 	KeyB64    []byte      `json:"key_b64,omitempty"`
-	Value     *string     `json:"value,omitempty"`
+	Value     any         `json:"value,omitempty"`
 	ValueB64  []byte      `json:"value_b64,omitempty"`
 	Headers   []headerDoc `json:"headers"`
 }
 
 type headerDoc struct {
-	Key      string  `json:"key"`
-	Value    *string `json:"value,omitempty"`
-	ValueB64 []byte  `json:"value_b64,omitempty"`
+	Key      string `json:"key"`
+	Value    any    `json:"value,omitempty"`
+	ValueB64 []byte `json:"value_b64,omitempty"`
 }
 
 func appendRecordJSON(dst []byte, r *client.Record) []byte {

@@ -224,8 +224,11 @@ func TestConsumeJSON(t *testing.T) {
 	if text["key"] != "k" || text["value"] != "v" || text["topic"] != "t" || text["offset"] != 0.0 {
 		t.Errorf("%v", text)
 	}
-	if raw["value_b64"] != "/w==" {
+	if key, ok := raw["key"]; raw["value_b64"] != "/w==" || !ok || key != nil {
 		t.Errorf("%v", raw)
+	}
+	if _, ok := raw["value"]; ok {
+		t.Errorf("a value beside value_b64: %v", raw)
 	}
 }
 

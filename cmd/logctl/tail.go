@@ -226,20 +226,22 @@ func (d recordDoc) record() *client.Record {
 	return r
 }
 
-func bytesOf(text *string, raw []byte) []byte {
-	if text != nil {
-		return []byte(*text)
+// bytesOf is the inverse of textOrBytes.
+func bytesOf(text any, raw []byte) []byte {
+	if s, ok := text.(string); ok {
+		return []byte(s)
 	}
 	return raw
 }
 
-func textOrBytes(b []byte) (*string, []byte) {
-	if b == nil {
-		return nil, nil
+// textOrBytes gives bytes as a string if they are UTF-8, as null if they are
+// nil, and otherwise as they are.
+func textOrBytes(b []byte) (text any, raw []byte) {
+	switch {
+	case b == nil:
+		return json.RawMessage("null"), nil
+	case utf8.Valid(b):
+		return string(b), nil
 	}
-	if !utf8.Valid(b) {
-		return nil, b
-	}
-	s := string(b)
-	return &s, nil
+	return nil, b
 }
