@@ -168,7 +168,8 @@ func (c *Consumer) Records(ctx context.Context) iter.Seq2[*Record, error] {
 }
 
 // Batches is Records in slices: each holds consecutive records of one
-// partition, as one fetch brought them.
+// partition, as one fetch brought them. The position is behind a slice as soon
+// as it is yielded.
 func (c *Consumer) Batches(ctx context.Context) iter.Seq2[[]*Record, error] {
 	return func(yield func([]*Record, error) bool) {
 		for d, err := range c.deliveries(ctx) {

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -15,7 +16,7 @@ import (
 
 type consumeFlags struct {
 	from       string
-	partitions []int32
+	partitions []int
 	count      int64
 	follow     bool
 	format     string
@@ -36,7 +37,7 @@ func (a *app) consumeCommand() *cobra.Command {
 		ValidArgsFunction: a.completeTopics,
 	}
 	c.Flags().StringVar(&f.from, "from", "earliest", "earliest, latest, -N (the last N of each partition), an offset, or @time (RFC 3339 or epoch ms)")
-	c.Flags().Int32SliceVar(&f.partitions, "partition", nil, "partitions to read (default: all)")
+	c.Flags().IntSliceVar(&f.partitions, "partition", nil, "partitions to read (default: all)")
 	c.Flags().Int64Var(&f.count, "count", 0, "stop after this many records in total (default: no limit)")
 	c.Flags().BoolVar(&f.follow, "follow", false, "go on with new records until interrupted")
 	c.Flags().StringVar(&f.format, "format", `%s\n`, `what to print: %k key, %s or %v value, %p partition, %o offset, %T timestamp in ms, %t topic, %h headers, %K %S lengths, %%, \n, \t; nothing is added`)
@@ -60,7 +61,23 @@ func (f consumeFlags) options(topic string) (client.ConsumerOptions, error) {
 	if f.count < 0 {
 		return client.ConsumerOptions{}, usagef("--count must not be negative")
 	}
-	return client.ConsumerOptions{Topic: topic, Partitions: f.partitions, From: from, Replica: policy, StopAtEnd: !f.follow}, nil
+	partitions, err := partitionNumbers(f.partitions)
+	if err != nil {
+		return client.ConsumerOptions{}, err
+	}
+	return client.ConsumerOptions{Topic: topic, Partitions: partitions, From: from, Replica: policy, StopAtEnd: !f.follow}, nil
+}
+
+// partitionNumbers checks the values of --partition.
+func partitionNumbers(given []int) ([]int32, error) {
+	out := make([]int32, 0, len(given))
+	for _, n := range given {
+		if n < 0 || n > math.MaxInt32 {
+			return nil, usagef("bad partition %d: use numbers from 0", n)
+		}
+		out = append(out, int32(n))
+	}
+	return out, nil
 }
 
 func (a *app) consume(ctx context.Context, topic string, f consumeFlags) error {

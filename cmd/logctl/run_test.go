@@ -76,7 +76,7 @@ func TestUsage(t *testing.T) {
 	for _, line := range []string{
 		"nope", "topic", "topic nope", "topic create", "topic create a b", "topic create a --partitions x", "topic create a --partitions 0",
 		"topic create a --config novalue", "topic alter a", "topic delete", "produce", "produce t --acks 2", "produce t --compression zip", "produce t --header x",
-		"consume", "consume t --from soon", "consume t --replica follower", "consume t --format %q", "consume t --format 100%", "consume t --count -1",
+		"consume", "consume t --from soon", "consume t --replica follower", "consume t --format %q", "consume t --format 100%", "consume t --count -1", "consume t --partition -1",
 		"consume t -o yaml", "tail t --http ftp://x", "tail t --from x", "config get topic", "config get queue x", "config set topic t", "config set topic t novalue",
 		"config get broker one", "broker describe one", "cluster status extra", "cluster status -o xml", "cluster status --timeout 0s", "--nope",
 	} {
