@@ -139,6 +139,7 @@ func offsetsOf(ctx context.Context, topic string, partitions []int32, list func(
 	err := retry(ctx, func() error {
 		out = make(map[int32]int64, len(partitions))
 		listed, err := list(ctx, topic)
+		err = shardCause(err)
 		if err != nil && len(listed[topic]) == 0 {
 			return err
 		}
