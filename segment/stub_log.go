@@ -25,3 +25,4 @@ func (*Log) SaveProducerSnapshot(int64, []byte)                   { panic("stub"
 func (*Log) SetConfig(LogConfig)                                  { panic("stub") }
 func (*Log) Suspect() Suspicion                                   { panic("stub") }
 func (*Log) Damaged() []OffsetRange                               { panic("stub") }
+func (*Log) Repair(OffsetRange, []byte) error                     { panic("stub") }
