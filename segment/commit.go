@@ -1,0 +1,499 @@
+package segment
+
+import (
+	"fmt"
+	"slices"
+	"sync"
+)
+
+// part is what a commit group takes of one segment: bytes [from, to).
+type part struct {
+	seg      *segment
+	from, to int64
+}
+
+// member is one log's share of a commit group, as of one moment.
+type member struct {
+	l      *Log
+	end    int64
+	bytes  int64
+	direct bool // synced in its files; otherwise journalled
+	// parts[first:last] of the group.
+	first, last int
+	mark        mark // of the end, for when the files are synced
+}
+
+// commitGroup is the group in flight, in buffers that are used again.
+type commitGroup struct {
+	logs    []*Log
+	members []member
+	parts   []part
+	batch   KVBatch
+	out     []Committed
+	drop    []*handle
+}
+
+// markSet holds the durable marks that are true but not yet in the catalog:
+// those of the last direct group and of the lazy syncs. Guarded by Store.mu.
+type markSet struct {
+	list []pendingMark
+	at   map[*Log]int // index in list
+}
+
+type pendingMark struct {
+	l *Log
+	m mark
+}
+
+func (ms *markSet) init() { ms.at = map[*Log]int{} }
+
+// add keeps the greater mark of a log.
+func (ms *markSet) add(l *Log, m mark) {
+	if i, ok := ms.at[l]; ok {
+		if ms.list[i].m.less(&m) {
+			ms.list[i].m = m
+		}
+		return
+	}
+	ms.at[l] = len(ms.list)
+	ms.list = append(ms.list, pendingMark{l, m})
+}
+
+func (ms *markSet) drop(l *Log) {
+	if i, ok := ms.at[l]; ok {
+		ms.list[i].l = nil
+		delete(ms.at, l)
+	}
+}
+
+// take moves the marks into the batch.
+func (ms *markSet) take(b *KVBatch) {
+	for i := range ms.list {
+		if p := &ms.list[i]; p.l != nil {
+			b.Set(logKey(p.l.tp, kindMark), p.m.encode())
+		}
+	}
+	ms.list = ms.list[:0]
+	clear(ms.at)
+}
+
+// Commit is the group commit: when it returns, everything appended before the
+// call is on stable storage. It answers with the logs that it moved and their
+// durable ends; the slice is valid until the next call.
+//
+// Small groups go into the catalog's journal with one sync, and reach their
+// files lazily; large ones are synced in the files, several at a time, while
+// one catalog batch makes the marks of the group before durable. Appends and
+// reads go on meanwhile. A failure poisons the directory and is final.
+func (s *Store) Commit() ([]Committed, error) {
+	s.commitMu.Lock()
+	defer s.commitMu.Unlock()
+	if err := s.Poisoned(); err != nil {
+		return nil, err
+	}
+	g := &s.group
+	s.gather(g)
+	if len(g.members) == 0 {
+		return nil, nil
+	}
+	s.stats.commits.Add(1)
+	s.choose(g)
+	if err := s.persist(g); err != nil {
+		return nil, err
+	}
+	return s.publish(g), nil
+}
+
+// gather takes the dirty logs as they are now.
+func (s *Store) gather(g *commitGroup) {
+	g.batch.Ops, g.members, g.parts = g.batch.Ops[:0], g.members[:0], g.parts[:0]
+	s.mu.Lock()
+	g.logs, s.dirty = s.dirty, g.logs[:0]
+	s.mu.Unlock()
+	for _, l := range g.logs {
+		l.dirty.Store(false) // before looking: what comes later queues the log again
+		l.mu.Lock()
+		l.gather(g)
+		l.mu.Unlock()
+	}
+}
+
+// gather adds the log's uncommitted bytes and its catalog entries that ride
+// along. Holds mu.
+func (l *Log) gather(g *commitGroup) {
+	if l.closed || l.durable >= l.end {
+		return
+	}
+	m := member{l: l, end: l.end, first: len(g.parts)}
+	i := l.behind(func(seg *segment) bool { return seg.committed < seg.size })
+	for _, seg := range l.segs[i:] {
+		if seg.committed < seg.size {
+			g.parts = append(g.parts, part{seg, seg.committed, seg.size})
+			m.bytes += seg.size - seg.committed
+		}
+	}
+	l.ride(&g.batch)
+	m.last = len(g.parts)
+	m.mark = l.markHere()
+	g.members = append(g.members, m)
+}
+
+// ride adds the log's derivable entries that are new: index blocks and epochs.
+// They are in the catalog before a mark above them is. Holds mu.
+func (l *Log) ride(b *KVBatch) {
+	for i := len(l.segs) - 1; i >= 0; i-- {
+		seg := l.segs[i]
+		if seg.recorded == len(seg.blocks) && seg.sealed {
+			break // a sealed segment is recorded whole, and so are those before it
+		}
+		l.recordBlocks(b, seg)
+	}
+	for _, e := range l.unsaved {
+		b.Set(epochKey(l.tp, e.epoch), numberValue(e.start))
+	}
+	l.unsaved = l.unsaved[:0]
+}
+
+// behind returns the index from which on segments may satisfy cond, which holds
+// for a suffix of the log's segments (empty ones aside). Holds mu.
+func (l *Log) behind(cond func(*segment) bool) int {
+	i := len(l.segs)
+	for i > 0 && (l.segs[i-1].size == 0 || cond(l.segs[i-1])) {
+		i--
+	}
+	return i
+}
+
+// markHere is the durable mark of everything appended so far. Holds mu; the
+// log has a segment.
+func (l *Log) markHere() mark {
+	seg := l.lastSegment()
+	return mark{ordinal: seg.ordinal, pos: seg.size, next: seg.next, open: seg.open, top: seg.top}
+}
+
+// choose decides for each member between journal and files.
+func (s *Store) choose(g *commitGroup) {
+	var total int64
+	for i := range g.members {
+		total += g.members[i].bytes
+	}
+	waiting := s.stats.journalWaiting.Load()
+	for i := range g.members {
+		m := &g.members[i]
+		small := total <= s.opts.JournalGroup || m.bytes <= s.opts.JournalPerLog
+		m.direct = !small || waiting+m.bytes > s.opts.JournalMax
+		if !m.direct {
+			waiting += m.bytes
+		}
+	}
+}
+
+// persist makes the group durable: the journal batch, with the earlier marks,
+// and the direct members' files, side by side.
+func (s *Store) persist(g *commitGroup) error {
+	var direct []*segment
+	journalled, err := s.fillJournal(g)
+	if err != nil {
+		s.fail(err)
+		return s.Poisoned()
+	}
+	for i := range g.members {
+		if m := &g.members[i]; m.direct {
+			direct = m.l.unsynced(direct)
+		}
+	}
+	s.mu.Lock()
+	s.marks.take(&g.batch)
+	s.mu.Unlock()
+	if s.opts.SyncParallelism <= 1 || len(direct) == 0 {
+		if err := s.syncSegments(direct); err != nil {
+			return err
+		}
+		err = s.apply(&g.batch, true)
+	} else {
+		done := make(chan error, 1)
+		go func() { done <- s.syncSegments(direct) }()
+		err = s.apply(&g.batch, true)
+		if serr := <-done; err == nil {
+			err = serr
+		}
+	}
+	if err == nil {
+		s.stats.bytesJournaled.Add(journalled)
+		s.stats.journalWaiting.Add(journalled)
+	}
+	return err
+}
+
+// fillJournal adds the journalled members' bytes to the batch.
+func (s *Store) fillJournal(g *commitGroup) (int64, error) {
+	var bytes int64
+	seq := uint64(0)
+	for i := range g.members {
+		m := &g.members[i]
+		if m.direct {
+			continue
+		}
+		if seq == 0 {
+			seq = s.journal.begin(s)
+		}
+		for j := m.first; j < m.last; j++ {
+			p := g.parts[j]
+			v := make([]byte, journalHeader+int(p.to-p.from))
+			if err := s.readBack(m.l, p, v[journalHeader:]); err != nil {
+				if p.seg.dead.Load() {
+					continue // retention took it meanwhile
+				}
+				return 0, err
+			}
+			finishJournal(v, m.l.tp, p.seg.ordinal, p.from)
+			g.batch.Set(journalKey(seq, j), v)
+			bytes += p.to - p.from
+		}
+	}
+	return bytes, nil
+}
+
+// readBack returns bytes that were just appended, from the tail cache or the
+// page cache.
+func (s *Store) readBack(l *Log, p part, dst []byte) error {
+	var arr [8]span
+	if spans, ok := s.cache.pin(arr[:0], &l.tail, p.seg, p.from, p.to); ok {
+		n := 0
+		for _, sp := range spans {
+			n += copy(dst[n:], sp.b)
+			sp.c.release()
+		}
+		return nil
+	}
+	h, err := s.files.acquire(p.seg)
+	if err != nil {
+		return err
+	}
+	defer s.files.release(h)
+	if err := readFull(h.f, dst, p.from); err != nil {
+		return fmt.Errorf("segment: read back %s at %d: %w", s.segmentPath(l.tp, p.seg.id), p.from, err)
+	}
+	return nil
+}
+
+// unsynced appends the log's segments that have bytes only in the page cache.
+func (l *Log) unsynced(dst []*segment) []*segment {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	i := l.behind(func(seg *segment) bool { return seg.synced < seg.size })
+	for _, seg := range l.segs[i:] {
+		if seg.size > 0 {
+			dst = append(dst, seg)
+		}
+	}
+	return dst
+}
+
+// syncSegments makes the files' bytes and directory entries durable, several
+// files at a time.
+func (s *Store) syncSegments(segs []*segment) error {
+	if len(segs) == 0 {
+		return nil
+	}
+	if err := s.dirs.sync(segs); err != nil {
+		s.fail(fmt.Errorf("segment: sync directory: %w", err))
+		return s.Poisoned()
+	}
+	workers := min(s.opts.SyncParallelism, len(segs))
+	if workers <= 1 {
+		for _, seg := range segs {
+			if err := s.syncFile(seg); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	next, first := 0, error(nil)
+	for range workers {
+		wg.Go(func() {
+			for {
+				mu.Lock()
+				i, stop := next, first != nil
+				next++
+				mu.Unlock()
+				if stop || i >= len(segs) {
+					return
+				}
+				if err := s.syncFile(segs[i]); err != nil {
+					mu.Lock()
+					first = err
+					mu.Unlock()
+				}
+			}
+		})
+	}
+	wg.Wait()
+	return first
+}
+
+func (s *Store) syncFile(seg *segment) error {
+	h, err := s.files.acquire(seg)
+	if err == nil {
+		s.stats.fileSyncs.Add(1)
+		err = h.f.SyncData()
+		s.files.release(h)
+	}
+	if err != nil && !seg.dead.Load() {
+		s.fail(fmt.Errorf("segment: sync %s: %w", s.segmentPath(seg.tp, seg.id), err))
+		return s.Poisoned()
+	}
+	return nil
+}
+
+// publish moves the durable ends and notes what waits for a mark. No member
+// was truncated or deleted since gather: those take commitMu too.
+func (s *Store) publish(g *commitGroup) []Committed {
+	g.out, g.drop = g.out[:0], g.drop[:0]
+	s.mu.Lock()
+	for i := range g.members {
+		m := &g.members[i]
+		m.l.mu.Lock()
+		for _, p := range g.parts[m.first:m.last] {
+			p.seg.committed = max(p.seg.committed, p.to)
+		}
+		m.l.durable = max(m.l.durable, m.end)
+		if m.direct {
+			g.drop = m.l.noteSynced(&m.mark, g.drop)
+		}
+		m.l.mu.Unlock()
+		if m.direct {
+			s.marks.add(m.l, m.mark)
+		} else {
+			s.journal.note(m.l)
+		}
+		g.out = append(g.out, Committed{Log: m.l, End: m.end})
+	}
+	s.mu.Unlock()
+	s.files.releaseAll(g.drop)
+	return g.out
+}
+
+// noteSynced says that every byte below the mark is durable in its file. Holds
+// mu.
+func (l *Log) noteSynced(m *mark, drop []*handle) []*handle {
+	for i := len(l.segs) - 1; i >= 0; i-- {
+		seg := l.segs[i]
+		if seg.ordinal > m.ordinal {
+			continue
+		}
+		to := seg.size
+		if seg.ordinal == m.ordinal {
+			to = min(to, m.pos)
+		} else if seg.size > 0 && seg.synced >= seg.size {
+			break
+		}
+		seg.synced = max(seg.synced, to)
+		seg.committed = max(seg.committed, to)
+		drop = seg.unpin(drop)
+	}
+	return drop
+}
+
+// journalState says which logs have journalled bytes that their files may not
+// have. Guarded by Store.mu.
+type journalState struct {
+	seq     uint64 // of the last group
+	waiting []*Log
+	queued  map[*Log]bool
+	oldest  int64 // monotonic nanoseconds of the first entry that waits; 0: none
+}
+
+// begin opens a journal group.
+func (j *journalState) begin(s *Store) uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	j.seq++
+	if j.oldest == 0 {
+		j.oldest = max(1, int64(s.clock.Elapsed()))
+	}
+	return j.seq
+}
+
+func (j *journalState) note(l *Log) {
+	if j.queued == nil {
+		j.queued = map[*Log]bool{}
+	}
+	if !j.queued[l] {
+		j.queued[l] = true
+		j.waiting = append(j.waiting, l)
+	}
+}
+
+// flushJournal syncs the segments that have journalled bytes, then retires the
+// journal and writes the marks, in one batch: an entry goes in the very batch
+// that says its bytes are in their file.
+func (s *Store) flushJournal() error {
+	if err := s.Poisoned(); err != nil {
+		return err
+	}
+	s.commitMu.Lock() // no group is between its entries and the waiting list
+	s.mu.Lock()
+	seq, logs := s.journal.seq, s.journal.waiting
+	s.journal.waiting, s.journal.queued, s.journal.oldest = nil, nil, 0
+	s.mu.Unlock()
+	retired := s.stats.journalWaiting.Load()
+	s.commitMu.Unlock()
+	slices.SortFunc(logs, func(a, b *Log) int { return compareTP(a.tp, b.tp) })
+
+	lazy, segs := s.lazyMarks(logs)
+	if err := s.syncSegments(segs); err != nil {
+		return err
+	}
+
+	s.commitMu.Lock()
+	defer s.commitMu.Unlock()
+	var b KVBatch
+	s.takeMarks(&b, lazy)
+	if len(logs) > 0 {
+		b.DeleteRange(journalKey(0, 0), journalKey(seq+1, 0))
+		s.stats.journalWaiting.Add(-retired)
+	}
+	return s.apply(&b, true)
+}
+
+// lazyMark is a mark that will be true once the log's files are synced.
+type lazyMark struct {
+	l   *Log
+	gen uint64
+	m   mark
+}
+
+func (s *Store) lazyMarks(logs []*Log) (lazy []lazyMark, segs []*segment) {
+	for _, l := range logs {
+		l.mu.Lock()
+		if !l.closed && len(l.segs) > 0 {
+			lazy = append(lazy, lazyMark{l, l.gen, l.markHere()})
+		}
+		l.mu.Unlock()
+		segs = l.unsynced(segs)
+	}
+	return lazy, segs
+}
+
+// takeMarks adds the pending marks and those of a lazy sync to the batch, with
+// the index blocks and epochs that lie below them. Holds commitMu.
+func (s *Store) takeMarks(b *KVBatch, lazy []lazyMark) {
+	var drop []*handle
+	s.mu.Lock()
+	for i := range lazy {
+		l := lazy[i].l
+		l.mu.Lock()
+		if l.gen == lazy[i].gen && !l.closed {
+			drop = l.noteSynced(&lazy[i].m, drop)
+			l.ride(b)
+			s.marks.add(l, lazy[i].m)
+		}
+		l.mu.Unlock()
+	}
+	s.marks.take(b)
+	s.mu.Unlock()
+	s.files.releaseAll(drop)
+}

@@ -1,0 +1,267 @@
+package segment
+
+import (
+	"fmt"
+	"hash/crc32"
+	"sort"
+
+	"github.com/tailrace/tailrace/internal/batch"
+)
+
+// view is a segment as of one moment: the bounds of a read are taken once
+// (invariant I23).
+type view struct {
+	seg    *segment
+	size   int64
+	next   int64
+	top    timeTop
+	blocks []block
+	open   openBlock
+}
+
+// viewOf copies the segment's state. Holds Log.mu.
+func viewOf(seg *segment) view {
+	return view{seg: seg, size: seg.size, next: seg.next, top: seg.top, blocks: seg.blocks, open: seg.open}
+}
+
+// piece is an index block of a view: a sealed one, or the open one with index
+// len(blocks).
+type piece struct {
+	index      int
+	pos, end   int64
+	base, next int64
+	top        timeTop
+}
+
+func (v *view) pieces() int {
+	if v.open.pos < v.size {
+		return len(v.blocks) + 1
+	}
+	return len(v.blocks)
+}
+
+func (v *view) piece(i int) piece {
+	if i < len(v.blocks) {
+		b := &v.blocks[i]
+		return piece{i, b.pos, b.end, b.base, b.next, b.top}
+	}
+	return piece{i, v.open.pos, v.size, v.open.base, v.next, v.open.top}
+}
+
+// find returns the piece that holds offset.
+func (v *view) find(offset int64) piece {
+	i := sort.Search(v.pieces(), func(i int) bool { return v.piece(i).next > offset })
+	return v.piece(i)
+}
+
+func (seg *segment) setVerified(i int) {
+	for len(seg.verified) <= i/64 {
+		seg.verified = append(seg.verified, 0)
+	}
+	seg.verified[i/64] |= 1 << (i % 64)
+}
+
+func (seg *segment) isVerified(i int) bool {
+	return i/64 < len(seg.verified) && seg.verified[i/64]&(1<<(i%64)) != 0
+}
+
+// load reads the segment's index from the catalog, once.
+func (l *Log) load(seg *segment) error {
+	l.mu.Lock()
+	done := seg.loaded
+	l.mu.Unlock()
+	if done {
+		return nil
+	}
+	var blocks []block
+	var bad error
+	lo := spaceKey(spaceBlock, l.tp, seg.ordinal)
+	err := l.s.catalog.Scan(lo, prefixEnd(lo), func(k, v []byte) bool {
+		var b block
+		if b, bad = readBlock(k, v); bad == nil {
+			blocks = append(blocks, b)
+		}
+		return bad == nil
+	})
+	if err == nil {
+		err = bad
+	}
+	if err != nil {
+		return fmt.Errorf("segment: index of %s: %w", l.s.segmentPath(l.tp, seg.id), err)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if seg.loaded {
+		return nil
+	}
+	// Blocks past the recovered end are leftovers of a crash.
+	n := sort.Search(len(blocks), func(i int) bool { return blocks[i].end > seg.open.pos })
+	seg.blocks, seg.recorded, seg.loaded, seg.verified = blocks[:n:n], n, true, nil
+	return nil
+}
+
+// scanner walks the batch headers of a segment without reading what lies
+// between them, through a window of a pooled buffer or a pinned tail.
+type scanner struct {
+	l    *Log
+	v    *view
+	h    *handle
+	buf  *[]byte
+	from int64 // buf[:n] holds the segment's bytes from here on
+	n    int
+}
+
+const scanWindow = 16 << 10
+
+func (l *Log) scan(v *view) (*scanner, error) {
+	h, err := l.s.files.acquire(v.seg)
+	if err != nil {
+		return nil, fmt.Errorf("segment: open %s: %w", l.s.segmentPath(l.tp, v.seg.id), err)
+	}
+	return &scanner{l: l, v: v, h: h, buf: copyBufs.Get().(*[]byte)}, nil
+}
+
+func (s *scanner) close() {
+	s.l.s.files.release(s.h)
+	copyBufs.Put(s.buf)
+}
+
+// header parses the batch header at pos.
+func (s *scanner) header(pos int64) (batch.Header, error) {
+	if pos < s.from || pos+batch.HeaderLen > s.from+int64(s.n) {
+		n := int(min(scanWindow, s.v.size-pos))
+		s.from, s.n = pos, 0
+		if n < batch.HeaderLen {
+			return batch.Header{}, batch.ErrShort
+		}
+		if err := readFull(s.h.f, (*s.buf)[:n], pos); err != nil {
+			return batch.Header{}, err
+		}
+		s.n = n
+	}
+	h, err := batch.Parse((*s.buf)[pos-s.from : s.n])
+	if err == nil && pos+int64(h.Size()) > s.v.size {
+		err = batch.ErrShort
+	}
+	return h, err
+}
+
+// walk calls fn for the batches of p in order until it returns false. A header
+// that does not continue the one before is damage.
+func (s *scanner) walk(p piece, fn func(h *batch.Header, pos int64) bool) error {
+	next := p.base
+	for pos := p.pos; pos < p.end; {
+		h, err := s.header(pos)
+		if err == nil && h.BaseOffset != next {
+			err = fmt.Errorf("offset %d where %d belongs", h.BaseOffset, next)
+		}
+		if err != nil {
+			return s.l.reportDamage(s.v, s.v.piece(p.index), err)
+		}
+		if !fn(&h, pos) {
+			return nil
+		}
+		pos, next = pos+int64(h.Size()), h.NextOffset()
+	}
+	return nil
+}
+
+// verify checks the sealed blocks that overlap [pos, end) against their
+// checksums, unless that was done lately. It returns the position up to which
+// all is well; if that is pos, the error says what is damaged there.
+func (l *Log) verify(v *view, pos, end int64) (int64, error) {
+	i := sort.Search(len(v.blocks), func(i int) bool { return v.blocks[i].end > pos })
+	var h *handle
+	defer func() {
+		if h != nil {
+			l.s.files.release(h)
+		}
+	}()
+	for ; i < len(v.blocks) && v.blocks[i].pos < end; i++ {
+		l.mu.Lock()
+		ok := v.seg.isVerified(i)
+		l.mu.Unlock()
+		if ok {
+			continue
+		}
+		if h == nil {
+			var err error
+			if h, err = l.s.files.acquire(v.seg); err != nil {
+				return pos, fmt.Errorf("segment: open %s: %w", l.s.segmentPath(l.tp, v.seg.id), err)
+			}
+		}
+		if err := l.checkBlock(h.f, v, i); err != nil {
+			if v.blocks[i].pos > pos {
+				return v.blocks[i].pos, nil // serve what is before it
+			}
+			return pos, err
+		}
+	}
+	return end, nil
+}
+
+// checkBlock reads a block and compares its checksum.
+func (l *Log) checkBlock(f File, v *view, i int) error {
+	b := &v.blocks[i]
+	crc := blockSeed(l.tp, v.seg.id, b.pos)
+	bp := copyBufs.Get().(*[]byte)
+	defer copyBufs.Put(bp)
+	var err error
+	for pos := b.pos; pos < b.end && err == nil; pos += copyBufSize {
+		part := (*bp)[:min(copyBufSize, b.end-pos)]
+		if err = readFull(f, part, pos); err == nil {
+			crc = crc32.Update(crc, castagnoli, part)
+		}
+	}
+	l.s.stats.blocksVerified.Add(1)
+	if err == nil && crc != b.crc {
+		err = fmt.Errorf("block checksum %08x, want %08x", crc, b.crc)
+	}
+	if err != nil {
+		return l.reportDamage(v, v.piece(i), err)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if i < len(v.seg.blocks) && v.seg.blocks[i] == *b {
+		v.seg.setVerified(i)
+	}
+	return nil
+}
+
+// reportDamage quarantines a block: it is not served, not cut, and the replica
+// is suspect until it is repaired. It returns the error for the reader.
+func (l *Log) reportDamage(v *view, p piece, cause error) error {
+	d := damage{ordinal: v.seg.ordinal, pos: p.pos, end: p.end, offsets: OffsetRange{p.base, p.next}}
+	file := l.s.segmentPath(l.tp, v.seg.id)
+	derr := &DamageError{TP: l.tp, File: file, Pos: p.pos, Offsets: d.offsets, Cause: cause}
+	l.mu.Lock()
+	if v.seg.dead.Load() || l.closed {
+		l.mu.Unlock()
+		return fmt.Errorf("%w: segment was removed during a read", ErrOutOfRange)
+	}
+	for _, have := range l.damaged {
+		if have.ordinal == d.ordinal && have.pos == d.pos {
+			l.mu.Unlock()
+			return derr
+		}
+	}
+	l.damaged = append(l.damaged[:len(l.damaged):len(l.damaged)], d)
+	l.suspect = max(l.suspect, Damaged)
+	l.mu.Unlock()
+	var b KVBatch
+	b.Set(d.key(l.tp), d.encode())
+	_ = l.s.apply(&b, false) // found again after a restart if it is lost
+	l.s.event(Event{Kind: EventDamaged, TP: l.tp, File: file, Pos: p.pos, Offsets: d.offsets, Err: cause})
+	return derr
+}
+
+// damageAt returns the damage that overlaps [pos, end) of a segment, the lowest
+// first. Holds mu.
+func (l *Log) damageAt(seg *segment, pos, end int64) (first damage, ok bool) {
+	for _, d := range l.damaged {
+		if d.ordinal == seg.ordinal && d.pos < end && pos < d.end && (!ok || d.pos < first.pos) {
+			first, ok = d, true
+		}
+	}
+	return first, ok
+}

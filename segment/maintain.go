@@ -1,0 +1,141 @@
+package segment
+
+import (
+	"errors"
+	"time"
+)
+
+// Maintain does what can wait: the lazy sync of journalled segments and the
+// retirement of the journal, marks of direct groups, high-watermark
+// checkpoints, retention, the deletion of dropped files, and giving back idle
+// files and indexes. Call it about once a second with the wall time.
+func (s *Store) Maintain(now time.Time) error {
+	if err := s.Poisoned(); err != nil {
+		return err
+	}
+	var errs []error
+	if s.journalDue() {
+		errs = append(errs, s.flushJournal())
+	} else {
+		errs = append(errs, s.flushMarks())
+	}
+	errs = append(errs, s.saveHighWatermarks(false), s.retain(now), s.reap(now))
+	s.forgetIdle()
+	return errors.Join(errs...)
+}
+
+// journalDue reports whether journalled segments have waited long enough.
+func (s *Store) journalDue() bool {
+	s.mu.Lock()
+	oldest, waiting := s.journal.oldest, len(s.journal.waiting)
+	s.mu.Unlock()
+	if waiting == 0 {
+		return false
+	}
+	age := s.clock.Elapsed() - time.Duration(oldest)
+	return age >= s.opts.JournalAge || s.stats.journalWaiting.Load() >= s.opts.JournalMax/2
+}
+
+// flushMarks makes the marks of the last direct group durable when no other
+// group came to carry them.
+func (s *Store) flushMarks() error {
+	s.commitMu.Lock()
+	defer s.commitMu.Unlock()
+	var b KVBatch
+	s.takeMarks(&b, nil)
+	return s.apply(&b, true)
+}
+
+// saveHighWatermarks checkpoints the high watermarks that moved.
+func (s *Store) saveHighWatermarks(sync bool) error {
+	var b KVBatch
+	for _, l := range s.sortedLogs() {
+		l.mu.Lock()
+		if l.hw != l.hwSaved && !l.closed {
+			b.Set(logKey(l.tp, kindHW), numberValue(l.hw))
+			l.hwSaved = l.hw
+		}
+		l.mu.Unlock()
+	}
+	return s.apply(&b, sync)
+}
+
+// retain applies retention by time and size to every log.
+func (s *Store) retain(now time.Time) error {
+	var errs []error
+	for _, l := range s.sortedLogs() {
+		if to, ok := l.retainTo(now.UnixMilli()); ok {
+			if err := l.AdvanceStart(to); err != nil && !errors.Is(err, ErrClosed) {
+				errs = append(errs, err)
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// retainTo returns the log start that retention asks for: the end of the last
+// sealed segment that is too old or too much, never above the high watermark or
+// the caller's bound.
+func (l *Log) retainTo(now int64) (int64, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	c := l.cfg
+	if c.Compact || l.closed || c.RetentionMs <= 0 && c.RetentionBytes <= 0 {
+		return 0, false
+	}
+	bound := l.hw
+	if l.bound >= 0 {
+		bound = min(bound, l.bound)
+	}
+	var excess int64
+	for _, seg := range l.segs {
+		excess += seg.size
+	}
+	excess -= c.RetentionBytes
+	to := int64(-1)
+	for _, seg := range l.segs {
+		old := c.RetentionMs > 0 && now-seg.newest() > c.RetentionMs
+		much := c.RetentionBytes > 0 && excess >= seg.size
+		if !seg.sealed || seg.next > bound || !old && !much {
+			break
+		}
+		excess -= seg.size
+		to = seg.next
+	}
+	return to, to > l.start
+}
+
+// newest is the time that retention counts from. Holds mu.
+func (seg *segment) newest() int64 {
+	if seg.top.ts >= 0 {
+		return seg.top.ts
+	}
+	return seg.created
+}
+
+// forgetIdle closes files and drops indexes that were not used lately, and
+// lets every block be verified again once per period of residency.
+func (s *Store) forgetIdle() {
+	now := s.clock.Elapsed()
+	if now > s.opts.IdleClose {
+		s.files.closeIdle(now - s.opts.IdleClose)
+	}
+	s.mu.Lock()
+	again := now-s.lastVerify >= s.opts.VerifyPeriod
+	if again {
+		s.lastVerify = now
+	}
+	s.mu.Unlock()
+	for _, l := range s.sortedLogs() {
+		l.mu.Lock()
+		for _, seg := range l.segs {
+			if again {
+				seg.verified = nil
+			}
+			if seg.loaded && seg.sealed && seg.recorded == len(seg.blocks) && now-time.Duration(seg.used) > s.opts.IdleClose {
+				seg.blocks, seg.recorded, seg.verified, seg.loaded = nil, 0, nil, false
+			}
+		}
+		l.mu.Unlock()
+	}
+}
