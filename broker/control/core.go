@@ -1,10 +1,12 @@
 package control
 
 import (
+	"cmp"
 	"crypto/rand"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"go.etcd.io/raft/v3"
@@ -318,14 +320,40 @@ func (c *Core) ReportUnreachable(id uint64) {
 	}
 }
 
-// Voter reports whether this member votes.
-func (c *Core) Voter() bool {
-	for _, v := range c.img.Voters {
-		if v == c.opt.RaftID {
-			return true
+// Transfer hands the leadership of the quorum to the voter that is furthest,
+// as before a graceful stop.
+func (c *Core) Transfer() {
+	if c.err != nil || !c.isLeader() {
+		return
+	}
+	best, match := uint64(0), uint64(0)
+	for _, m := range c.Members() {
+		if m.Voter && m.Active && m.RaftID != c.opt.RaftID && m.Match > match {
+			best, match = m.RaftID, m.Match
 		}
 	}
-	return false
+	if best != 0 {
+		c.rn.TransferLeader(best)
+	}
+}
+
+// Member is a member of the quorum as its leader sees it.
+type Member struct {
+	RaftID uint64
+	Voter  bool
+	Active bool   // heard from lately
+	Match  uint64 // log index up to which it has the log durably
+}
+
+// Members returns the quorum's members by raft id; nil unless this one leads.
+func (c *Core) Members() []Member {
+	var out []Member
+	for id, pr := range c.rn.Status().Progress {
+		out = append(out, Member{RaftID: id, Voter: slices.Contains(c.img.Voters, id),
+			Active: pr.RecentActive || id == c.opt.RaftID, Match: pr.Match})
+	}
+	slices.SortFunc(out, func(a, b Member) int { return cmp.Compare(a.RaftID, b.RaftID) })
+	return out
 }
 
 func incarnationOf(img *Image, id model.BrokerID) model.Incarnation {

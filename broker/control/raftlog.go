@@ -1,6 +1,8 @@
 package control
 
 import (
+	"crypto/sha256"
+	"encoding/base64"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -269,4 +271,14 @@ func RaftIDFor(s model.StorageID) uint64 {
 		id = 1
 	}
 	return id
+}
+
+// FoundingClusterID derives a cluster's id from the raft ids of its founders:
+// the same at each of them, in Kafka's form of 22 characters.
+func FoundingClusterID(voters []uint64) string {
+	h := sha256.New()
+	for _, id := range sortedIDs(voters) {
+		h.Write(binary.BigEndian.AppendUint64(nil, id))
+	}
+	return base64.RawURLEncoding.EncodeToString(h.Sum(nil)[:16])
 }
