@@ -163,11 +163,8 @@ func NewCore(o CoreOptions) (*Core, error) {
 	var seed [8]byte
 	o.Rand(seed[:]) // an answer to a read of an earlier life must not match
 	c.readSeq = binary.BigEndian.Uint64(seed[:])
-	snap, err := l.Snapshot()
-	if err != nil {
-		return nil, err
-	}
-	if !raft.IsEmptySnap(snap) {
+	snap := l.stored
+	if l.stored = nil; snap != nil {
 		if err := c.restore(snap); err != nil {
 			return nil, err
 		}
@@ -180,7 +177,25 @@ func NewCore(o CoreOptions) (*Core, error) {
 		StepDownOnRemoval: true, Logger: quietLogger{},
 	})
 	l.current = c.snapshot
+	if !o.Manual {
+		c.candidacy(0) // nobody may lead yet: do not wait for a timeout
+	}
 	return c, err
+}
+
+// candidacy lets this member, if it votes, campaign soon unless somebody leads
+// by then: the voters other than gone take turns, so that one of them wins.
+func (c *Core) candidacy(gone uint64) {
+	rank := 0
+	for _, v := range c.img.Voters {
+		if v == c.opt.RaftID {
+			c.campaignIn = 1 + 2*rank
+			return
+		}
+		if v != gone {
+			rank++
+		}
+	}
 }
 
 // snapshot is of the applied state.
@@ -279,16 +294,7 @@ func (c *Core) PeerDown(id uint64) {
 		return
 	}
 	_ = c.rn.ForgetLeader()
-	rank := 0
-	for _, v := range c.img.Voters {
-		if v == c.opt.RaftID {
-			c.campaignIn = 1 + 2*rank
-			return
-		}
-		if v != id {
-			rank++
-		}
-	}
+	c.candidacy(id)
 }
 
 // Submit queues a command for a decision. done is called once, from Process.
