@@ -587,3 +587,18 @@ func TestFalsePeerDown(t *testing.T) {
 		t.Fatalf("the leader was deposed: %+v", s)
 	}
 }
+
+// A graceful stop hands the quorum over without an election timeout.
+func TestTransfer(t *testing.T) {
+	c := newCluster(t, 3, CoreOptions{})
+	lead := c.elect(c.voters[0])
+	c.tick(2)
+	lead.Transfer()
+	c.settle()
+	if lead.Status().Ready || lead.Status().Leader == c.voters[0] {
+		t.Fatalf("still leads: %+v", lead.Status())
+	}
+	if got, want := FoundingClusterID(c.voters), FoundingClusterID([]uint64{c.voters[2], c.voters[0], c.voters[1]}); got != want || len(got) != 22 {
+		t.Fatalf("founders derive %q and %q", got, want)
+	}
+}
