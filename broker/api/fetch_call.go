@@ -195,6 +195,7 @@ func (f *fetchCall) finish(answer bool) {
 func (f *fetchCall) recoverRun() {
 	if v := recover(); v != nil {
 		f.panicked(v)
+		f.releaseAll()
 		f.s.sessions.remove(f.set)
 		f.leave()
 	}
@@ -215,6 +216,9 @@ func (f *fetchCall) encode() []wire.Part {
 			continue
 		}
 		e.sentHW, e.sentStart = e.res.HighWatermark, e.res.LogStart
+		if e.res.Err != 0 { // an error carries neither
+			e.sentHW, e.sentStart = -1, -1
+		}
 		resp.add(e)
 		if f.version >= 16 && wantsHint(e.res.Err) {
 			e.leaderID, e.leaderEpoch = resp.hints.add(f.call, img, e.at)

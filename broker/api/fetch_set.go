@@ -228,9 +228,9 @@ func (e *fetchEntry) bytes() int {
 
 // release unpins what was read and not sent.
 func (e *fetchEntry) release() {
-	if e.res.Range != nil {
-		e.res.Range.Release()
+	if r := e.res.Range; r != nil {
 		e.res.Range = nil
+		r.Release()
 	}
 }
 
