@@ -205,6 +205,7 @@ func (p *produceCall) freeze() bool {
 
 // answer sends the results, which are frozen.
 func (p *produceCall) answer() {
+	defer p.recoverPanic() // it may run on a replica's caller
 	if p.req.Acks == 0 {
 		p.answerUnacknowledged()
 		return
