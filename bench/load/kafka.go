@@ -87,6 +87,24 @@ var compressions = map[string]kgo.CompressionCodec{
 // queue of small records has a limit too.
 const maxRecords = 200_000
 
+// How soon a client looks again after an error. franz-go's defaults (5 s, 250 ms
+// doubling) are kind to large clusters, and would be all that a failover or a
+// restart measures; Kafka's own clients ask again after 100 ms.
+const (
+	metadataMinAge = 10 * time.Millisecond
+	minBackoff     = 10 * time.Millisecond
+	maxBackoff     = 100 * time.Millisecond
+	requestRetries = 1200 // two minutes of maxBackoff
+)
+
+// inFlight is what the client has in flight to a broker when it is
+// idempotent; without that it is set to the same.
+const inFlight = 5
+
+func backoff(tries int) time.Duration {
+	return min(minBackoff<<min(tries, 10), maxBackoff)
+}
+
 // ProducerOptions are the franz-go options of every producer, exported so that
 // a report can be reproduced and other commands can add to them.
 func ProducerOptions(o Options, topic string) ([]kgo.Opt, error) {
@@ -96,6 +114,9 @@ func ProducerOptions(o Options, topic string) ([]kgo.Opt, error) {
 	}
 	opts := []kgo.Opt{
 		kgo.SeedBrokers(o.Bootstrap...),
+		kgo.MetadataMinAge(metadataMinAge),
+		kgo.RetryBackoffFn(backoff),
+		kgo.RequestRetries(requestRetries),
 		kgo.DefaultProduceTopic(topic),
 		kgo.RecordPartitioner(kgo.ManualPartitioner()),
 		kgo.ProducerBatchCompression(codec),
@@ -112,9 +133,9 @@ func ProducerOptions(o Options, topic string) ([]kgo.Opt, error) {
 	case "", "all":
 		opts = append(opts, kgo.RequiredAcks(kgo.AllISRAcks()))
 	case "leader":
-		opts = append(opts, kgo.RequiredAcks(kgo.LeaderAck()), kgo.DisableIdempotentWrite())
+		opts = append(opts, kgo.RequiredAcks(kgo.LeaderAck()), kgo.DisableIdempotentWrite(), kgo.MaxProduceRequestsInflightPerBroker(inFlight))
 	case "none":
-		opts = append(opts, kgo.RequiredAcks(kgo.NoAck()), kgo.DisableIdempotentWrite())
+		opts = append(opts, kgo.RequiredAcks(kgo.NoAck()), kgo.DisableIdempotentWrite(), kgo.MaxProduceRequestsInflightPerBroker(inFlight))
 	default:
 		return nil, fmt.Errorf("unknown acks %q: all, leader or none", o.Acks)
 	}
