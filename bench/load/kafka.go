@@ -143,12 +143,13 @@ func ProducerOptions(o Options, topic string) ([]kgo.Opt, error) {
 }
 
 type kafkaProducer struct {
-	cl  *kgo.Client
-	ctx context.Context
-	end context.CancelFunc
+	cl     *kgo.Client
+	ctx    context.Context
+	end    context.CancelFunc
+	common func(*kgo.Record, error)
 }
 
-func (k *kafka) Producer(topic string) (Producer, error) {
+func (k *kafka) Producer(topic string, done Done) (Producer, error) {
 	opts, err := ProducerOptions(k.o, topic)
 	if err != nil {
 		return nil, err
@@ -158,14 +159,17 @@ func (k *kafka) Producer(topic string) (Producer, error) {
 		return nil, err
 	}
 	p := &kafkaProducer{cl: cl}
+	p.common = func(r *kgo.Record, err error) { done(len(r.Key)+len(r.Value), err) }
 	p.ctx, p.end = context.WithCancel(context.Background())
 	return p, nil
 }
 
 func (p *kafkaProducer) Send(partition int32, key, value []byte, done func(int64, error)) {
-	p.cl.Produce(p.ctx, &kgo.Record{Partition: partition, Key: key, Value: value}, func(r *kgo.Record, err error) {
-		done(r.Offset, err)
-	})
+	promise := p.common
+	if done != nil {
+		promise = func(r *kgo.Record, err error) { done(r.Offset, err) }
+	}
+	p.cl.Produce(p.ctx, &kgo.Record{Partition: partition, Key: key, Value: value}, promise)
 }
 
 func (p *kafkaProducer) Flush(ctx context.Context) error { return p.cl.Flush(ctx) }

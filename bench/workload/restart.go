@@ -116,7 +116,7 @@ func (s *Session) firstAck(ctx context.Context) error {
 // producerSoon makes a producer of a target that may not be up yet.
 func (s *Session) producerSoon(ctx context.Context) (load.Producer, error) {
 	for {
-		p, err := s.Client.Producer(s.Topic.Name)
+		p, err := s.Client.Producer(s.Topic.Name, nil)
 		if err == nil {
 			return p, nil
 		}
