@@ -28,9 +28,8 @@ type Options struct {
 	Buffer      int    // bytes a producer holds before Send blocks
 }
 
-// Done, which may be nil if every Send has one, is told the outcome of records
-// that were sent without a function of
-// their own: bytes of key and value.
+// Done is told the outcome of records that were sent without a function of
+// their own: bytes of key and value. It may be nil if there are none.
 type Done func(bytes int, err error)
 
 // Producer sends records. Send blocks while the buffer is full; done is called
