@@ -105,7 +105,7 @@ func (s *Session) failover(ctx context.Context) (report.Sample, error) {
 		return out, err
 	}
 	defer admin.Close()
-	p, err := s.Client.Producer(s.Topic.Name)
+	p, err := s.Client.Producer(s.Topic.Name, nil)
 	if err != nil {
 		return out, err
 	}
@@ -158,9 +158,9 @@ func (s *Session) killLeader(ctx context.Context, r *recorded, adm *kadm.Client,
 	if node == nil {
 		return 0, 0, fmt.Errorf("the leader is broker %d, which was not started here", leader)
 	}
-	acked := r.watch(part)
 	start := time.Now()
-	node.Kill()
+	node.Kill() // returns when the process is gone: what is sent from now on was not acknowledged by it
+	acked := r.watch(part)
 	select {
 	case <-acked:
 		next = time.Since(start)
