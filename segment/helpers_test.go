@@ -106,6 +106,9 @@ func readAll(l *Log, from, limit int64, chunk int) ([]byte, error) {
 		if err == nil && n != r.Len() {
 			err = io.ErrShortWrite
 		}
+		if err == nil && r.Next() <= from {
+			err = fmt.Errorf("read at %d below %d returned [%d, %d), %d bytes", from, limit, r.Base(), r.Next(), n)
+		}
 		from = r.Next()
 		r.Release()
 		if err != nil {

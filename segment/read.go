@@ -261,6 +261,9 @@ func (l *Log) seek(sc *scanner, offset int64) (found batch.Header, pos int64, er
 		found, pos = *h, at
 		return h.NextOffset() <= offset
 	})
+	if err == nil && (found.BaseOffset > offset || found.NextOffset() <= offset) {
+		err = fmt.Errorf("segment: index of %s does not lead to offset %d", l.s.segmentPath(l.tp, sc.v.seg.id), offset)
+	}
 	return found, pos, err
 }
 
@@ -277,6 +280,9 @@ func (l *Log) extend(sc *scanner, pos, end, next, limit, maxBytes int64) (int64,
 	}
 	for end < stop {
 		p := v.find(next)
+		if p.end <= end {
+			return end, next, fmt.Errorf("segment: index of %s ends at %d of %d bytes", l.s.segmentPath(l.tp, v.seg.id), end, v.size)
+		}
 		if p.end <= stop && p.next <= limit && p.end-pos <= maxBytes {
 			end, next = p.end, p.next
 			continue
