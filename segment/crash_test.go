@@ -187,7 +187,7 @@ func (w *workload) run(s *Store) error {
 		func() error { return w.commit(s) }, // mixed
 		func() error { return w.append(s, tpN(1), 0, 3000, 2500) },
 		func() error { return w.append(s, tpN(1), 1, 3000, 100) }, // rolls
-		func() error { return w.commit(s) },                      // direct
+		func() error { return w.commit(s) },                       // direct
 		func() error { return w.append(s, tpN(0), 1, 60) },
 		func() error { return w.commit(s) },
 		func() error { return s.flushJournal() },

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"testing"
 	"time"
 
@@ -131,3 +132,5 @@ func checkLog(t testing.TB, l *Log, want []byte) {
 		}
 	}
 }
+
+func testRNG(seed uint64) *rand.Rand { return rand.New(rand.NewPCG(seed, 7)) }

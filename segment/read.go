@@ -182,7 +182,11 @@ func (l *Log) recentPos(seg *segment, offset int64) int64 {
 
 // readFile finds the bounds by the index, verifies and pins.
 func (l *Log) readFile(r *Range, v *view, offset, limit, maxBytes int64, minOne bool) error {
-	if err := l.refuseDamage(v, v.find(offset)); err != nil {
+	p := v.find(offset)
+	if err := l.refuseDamage(v, p); err != nil {
+		return err
+	}
+	if _, err := l.verify(v, p.pos, p.end); err != nil { // before its headers are believed
 		return err
 	}
 	sc, err := l.scan(v)
@@ -209,7 +213,7 @@ func (l *Log) readFile(r *Range, v *view, offset, limit, maxBytes int64, minOne 
 		return err
 	}
 	if good < end {
-		p := v.find(next - 1)
+		p = v.find(next - 1)
 		for p.pos > good {
 			p = v.piece(p.index - 1)
 		}
