@@ -75,6 +75,8 @@ func (r *recovery) counters() error {
 		}
 	} else if !errors.Is(err, ErrNotFound) {
 		return err
+	} else if s.opts.MustExist {
+		return errors.New("the catalog of an initialised directory is empty: it was lost")
 	}
 	v, err := s.catalog.Get(counterIDs)
 	if err == nil {
@@ -365,8 +367,7 @@ func (r *recovery) recoverSegment(f *found, seg *segment) (torn bool, err error)
 	switch {
 	case size < durable: // nothing more goes into a damaged file
 		r.short(f, seg, size, durable)
-		seg.sealed = true
-		r.batch.Set(logKey(seg.tp, kindSegment, seg.ordinal), seg.record().encode())
+		r.seal(seg)
 		return sealedAt > seg.size, nil
 	case len(entries) == 0 && sealedAt < 0 && size == durable && present:
 		return false, nil // clean: the file is not even opened
@@ -503,6 +504,10 @@ func (r *recovery) seal(seg *segment) {
 	p.seal()
 	for i := range p.sealed {
 		r.batch.Set(blockKey(seg.tp, seg.ordinal, p.sealed[i].pos), p.sealed[i].encode())
+	}
+	if seg.loaded {
+		seg.blocks = append(seg.blocks, p.sealed...)
+		seg.recorded = len(seg.blocks)
 	}
 	seg.open, seg.sealed = p.open, true
 	r.batch.Set(logKey(seg.tp, kindSegment, seg.ordinal), seg.record().encode())

@@ -96,8 +96,9 @@ func (l *Log) beginRepair(r OffsetRange) (*segment, error) {
 	return seg, nil
 }
 
-// syncForRepair commits what the segment has, so that no journal entry will
-// ever be replayed into its successor.
+// syncForRepair makes the segment durable in its file and marks it, so that no
+// journal entry will ever be replayed into its successor. It acknowledges
+// nothing: that is for the next commit.
 func (l *Log) syncForRepair(seg *segment) error {
 	l.mu.Lock()
 	synced := seg.synced >= seg.size
@@ -105,10 +106,15 @@ func (l *Log) syncForRepair(seg *segment) error {
 	if synced {
 		return nil
 	}
-	if _, err := l.s.Commit(); err != nil {
+	lazy, segs := l.s.lazyMarks([]*Log{l})
+	if err := l.s.syncSegments(segs); err != nil {
 		return err
 	}
-	return l.s.flushJournal()
+	l.s.commitMu.Lock()
+	defer l.s.commitMu.Unlock()
+	var b KVBatch
+	l.s.takeMarks(&b, lazy)
+	return l.s.apply(&b, true)
 }
 
 func (l *Log) damagedSegment(r OffsetRange) (seg *segment, active bool) {
