@@ -290,7 +290,7 @@ func (b *Broker) startQuorum() error {
 		CoreOptions: control.CoreOptions{
 			RaftID: control.RaftIDFor(n.Storage), KV: b.store.KV(), Prefix: []byte("raft/"), Voters: voters, ClusterID: n.Cluster,
 		},
-		Broker: b.o.ID, Transport: quorumTransport{b}, Clock: b.o.Clock, Peers: b.gossip.raftIDs, Fatal: b.fail,
+		Transport: quorumTransport{b}, Clock: b.o.Clock, Peers: b.gossip.raftIDs, Fatal: b.fail,
 	})
 	if err != nil {
 		return fmt.Errorf("open metadata: %w", err)
