@@ -141,3 +141,29 @@ func TestNoCommonEpoch(t *testing.T) {
 	}
 	c.wantNum("end", f.log.End(), 0)
 }
+
+// A writer that goes on for others carries effects out between its writes.
+func TestFlushBetweenWrites(t *testing.T) {
+	c := newCluster(t, 1)
+	l := c.node(1)
+	flushed := 0
+	eff := Effects{Flush: func(e *Effects) {
+		flushed++
+		if !e.Dirty || !e.EndMoved {
+			t.Errorf("effects %+v", e)
+		}
+	}}
+	more := 3
+	l.log.onAppend = func() {
+		if more > 0 {
+			more--
+			l.r.Append(&AppendRequest{Batches: batch.Plain(0, 0, records(1, 1)...), Acks: -1, Epoch: -1}, &Effects{})
+		}
+	}
+	l.r.Append(&AppendRequest{Batches: batch.Plain(0, 0, records(1, 1)...), Acks: -1, Epoch: -1}, &eff)
+	c.wantNum("flushed", int64(flushed), 3)
+	c.wantNum("end", l.log.End(), 4)
+	if !eff.Dirty || eff.Flush == nil {
+		t.Error("the last write's effects are the call's")
+	}
+}
