@@ -5,6 +5,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -35,6 +37,9 @@ const (
 	pollMetadata = 10 * time.Millisecond
 	betweenKills = time.Second
 )
+
+// outDir is where evidence goes that nobody asked for by name.
+const outDir = "bench-out"
 
 // recorded is a producer whose every record is in a history.
 type recorded struct {
@@ -244,7 +249,10 @@ func (s *Session) judge(ctx context.Context, r *recorded, adm *kadm.Client, next
 	}
 	file := s.P.HistoryFile
 	if file == "" {
-		file = fmt.Sprintf("failover-%s-%d.jsonl", s.C.Name, time.Now().Unix())
+		file = filepath.Join(outDir, fmt.Sprintf("failover-%s-%d.jsonl", s.C.Name, time.Now().Unix()))
+	}
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+		return err
 	}
 	if err := history.SaveFile(file, h); err != nil {
 		return err
