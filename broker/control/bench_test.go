@@ -71,4 +71,5 @@ func BenchmarkSnapshot10k(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
+	b.ReportMetric(float64(len(EncodeImage(img)))/10_000, "B/partition")
 }

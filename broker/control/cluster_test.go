@@ -602,3 +602,22 @@ func TestTransfer(t *testing.T) {
 		t.Fatalf("founders derive %q and %q", got, want)
 	}
 }
+
+// unknownCommand stands for a defect in the decisions.
+type unknownCommand struct{ BalanceLeaders }
+
+// Whatever was queued with the command that hits a defect is answered once.
+func TestDefectAnswersEverybody(t *testing.T) {
+	c := newCluster(t, 1, CoreOptions{})
+	lead := c.elect(c.voters[0])
+	answers := make([]int, 4)
+	for i, cmd := range []Command{&ResolveOffline{}, &FenceBroker{Broker: 1}, &unknownCommand{}, &FenceBroker{Broker: 2}} {
+		lead.Submit(cmd, func(Result, error) { answers[i]++ })
+	}
+	if _, err := lead.Process(); err == nil {
+		t.Fatal("the defect went unnoticed")
+	}
+	if !slices.Equal(answers, []int{1, 1, 1, 1}) {
+		t.Fatalf("answers %v", answers)
+	}
+}
