@@ -134,10 +134,11 @@ func (s *scanner) header(pos int64) (batch.Header, error) {
 		if n < batch.HeaderLen {
 			return batch.Header{}, batch.ErrShort
 		}
-		if err := readFull(s.h.f, (*s.buf)[:n], pos); err != nil {
-			return batch.Header{}, err
+		got, err := s.h.f.ReadAt((*s.buf)[:n], pos)
+		if got < batch.HeaderLen { // the file may be cut behind this block
+			return batch.Header{}, fmt.Errorf("read at %d: %w", pos, err)
 		}
-		s.n = n
+		s.n = got
 	}
 	h, err := batch.Parse((*s.buf)[pos-s.from : s.n])
 	if err == nil && pos+int64(h.Size()) > s.v.size {
