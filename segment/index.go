@@ -109,6 +109,7 @@ type scanner struct {
 	buf  *[]byte
 	from int64 // buf[:n] holds the segment's bytes from here on
 	n    int
+	cur  batch.Header // of the walk
 }
 
 const scanWindow = 16 << 10
@@ -159,7 +160,8 @@ func (s *scanner) walk(p piece, fn func(h *batch.Header, pos int64) bool) error 
 		if err != nil {
 			return s.l.reportDamage(s.v, s.v.piece(p.index), err)
 		}
-		if !fn(&h, pos) {
+		s.cur = h
+		if !fn(&s.cur, pos) {
 			return nil
 		}
 		pos, next = pos+int64(h.Size()), h.NextOffset()
