@@ -109,6 +109,7 @@ type scanner struct {
 	buf  *[]byte
 	from int64 // buf[:n] holds the segment's bytes from here on
 	n    int
+	cur  batch.Header // of the walk
 }
 
 const scanWindow = 16 << 10
@@ -134,10 +135,11 @@ func (s *scanner) header(pos int64) (batch.Header, error) {
 		if n < batch.HeaderLen {
 			return batch.Header{}, batch.ErrShort
 		}
-		if err := readFull(s.h.f, (*s.buf)[:n], pos); err != nil {
-			return batch.Header{}, err
+		got, err := s.h.f.ReadAt((*s.buf)[:n], pos)
+		if got < batch.HeaderLen { // the file may be cut behind this block
+			return batch.Header{}, fmt.Errorf("read at %d: %w", pos, err)
 		}
-		s.n = n
+		s.n = got
 	}
 	h, err := batch.Parse((*s.buf)[pos-s.from : s.n])
 	if err == nil && pos+int64(h.Size()) > s.v.size {
@@ -158,7 +160,8 @@ func (s *scanner) walk(p piece, fn func(h *batch.Header, pos int64) bool) error 
 		if err != nil {
 			return s.l.reportDamage(s.v, s.v.piece(p.index), err)
 		}
-		if !fn(&h, pos) {
+		s.cur = h
+		if !fn(&s.cur, pos) {
 			return nil
 		}
 		pos, next = pos+int64(h.Size()), h.NextOffset()

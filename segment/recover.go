@@ -316,6 +316,12 @@ func (r *recovery) recoverLog(f *found) error {
 			l.active = seg
 		}
 	}
+	if seg := l.lastSegment(); seg != nil && seg.next < l.end {
+		// The log start was moved past bytes that were not durable: what
+		// comes next does not continue this file.
+		l.active = nil
+		r.seal(seg)
+	}
 	r.finish(f)
 	return nil
 }
