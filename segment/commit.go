@@ -337,7 +337,9 @@ func (s *Store) syncFile(seg *segment) error {
 	h, err := s.files.acquire(seg)
 	if err == nil {
 		s.stats.fileSyncs.Add(1)
-		err = h.f.SyncData()
+		if !skipFileSync {
+			err = h.f.SyncData()
+		}
 		s.files.release(h)
 	}
 	if err != nil && !seg.dead.Load() {
