@@ -141,6 +141,9 @@ func (r *Replica) leaderRead(req *ReadRequest, res *ReadResult, limit int64) boo
 			res.Diverging, res.NoWait = d, true
 			return false
 		}
+		if req.Rack != "" {
+			r.hear() // an idle replica is not ticked: what it knows of its peers is old
+		}
 		if b := r.isr.PreferredReplica(req.Client, req.Rack, req.Offset, req.Now); b != model.NoBroker {
 			res.PreferredReplica, res.NoWait = b, true
 			return false
