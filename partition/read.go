@@ -25,6 +25,9 @@ func (r *Replica) Read(req ReadRequest, eff *Effects) ReadResult {
 		res.Range = rg
 	case errors.Is(err, segment.ErrOutOfRange):
 		res.Err = codeOffsetOutOfRange
+	case errors.Is(err, segment.ErrDamaged) && req.Follower < 0 && res.Leader != r.isr.Self():
+		// Not served (I39): another replica has it.
+		res.PreferredReplica, res.NoWait = res.Leader, true
 	default: // damaged ranges are not served; nor is anything after an error
 		res.Err = codeStorageError
 	}

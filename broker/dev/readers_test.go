@@ -154,4 +154,3 @@ func endOffset(ctx context.Context, t *testing.T, admin *kadm.Client, topic stri
 	o, _ := ends.Lookup(topic, p)
 	return o.Offset
 }
-
