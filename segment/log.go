@@ -168,6 +168,19 @@ func (l *Log) SetRetentionBound(bound int64) { l.mu.Lock(); defer l.mu.Unlock();
 // Suspect says why this log is not trusted in the next election.
 func (l *Log) Suspect() Suspicion { l.mu.Lock(); defer l.mu.Unlock(); return l.suspect }
 
+// Trust ends the suspicion that a torn tail caused: the caller knows that the
+// log holds every committed record again. Damage stays suspect until it is
+// repaired. It reports whether something changed.
+func (l *Log) Trust() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.suspect != TornTail {
+		return false
+	}
+	l.suspect = Trusted
+	return true
+}
+
 // Damaged lists the ranges that are neither served nor cut until repaired.
 func (l *Log) Damaged() []OffsetRange {
 	l.mu.Lock()
