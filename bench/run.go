@@ -20,6 +20,7 @@ import (
 
 // options are what a run needs beside the workload's parameters.
 type options struct {
+	target    string // what stands in the first column
 	bootstrap string
 	pids      []int
 	peers     []string
@@ -49,12 +50,12 @@ func workloadCommand(w workload.Workload) *cobra.Command {
 		Short: w.Short,
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			targets := append([]string{first(o.bootstrap, "tailrace")}, o.peers...)
+			targets := append([]string{first(o.bootstrap, o.target)}, o.peers...)
 			return measure(cmd.Context(), cmd.OutOrStdout(), w, p, o, targets)
 		},
 	}
 	paramFlags(cmd.Flags(), &p)
-	optionFlags(cmd.Flags(), &o, &p)
+	optionFlags(cmd.Flags(), &o)
 	return cmd
 }
 
@@ -97,9 +98,9 @@ func paramFlags(f *pflag.FlagSet, p *workload.Params) {
 	f.StringVar(&p.HistoryFile, "history", p.HistoryFile, "failover: where to save the history; an invalid one is always saved")
 }
 
-func optionFlags(f *pflag.FlagSet, o *options, p *workload.Params) {
-	var spawn bool
-	f.BoolVar(&spawn, "spawn", true, "build and start our brokers (the default without --bootstrap)")
+func optionFlags(f *pflag.FlagSet, o *options) {
+	f.Bool("spawn", true, "build and start our brokers; what happens without --bootstrap")
+	f.StringVar(&o.target, "target", "tailrace", "what to measure: tailrace, or any name that --peer takes")
 	f.StringVar(&o.bootstrap, "bootstrap", "", "measure a running cluster instead")
 	f.IntSliceVar(&o.pids, "pids", nil, "processes of the running cluster, for CPU and memory")
 	f.StringArrayVar(&o.peers, "peer", nil, "also measure, rounds alternating: kafka, kafka-fsync, nats, nats-sync, limit, null, or a bootstrap address; may be repeated")
@@ -111,7 +112,6 @@ func optionFlags(f *pflag.FlagSet, o *options, p *workload.Params) {
 	f.BoolVarP(&o.verbose, "verbose", "v", false, "show what the started processes print")
 	f.BoolVarP(&o.quiet, "quiet", "q", false, "no progress")
 	outputFlags(f, &o.outputs)
-	_ = p
 }
 
 func outputFlags(f *pflag.FlagSet, o *outputs) {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/tailrace/tailrace/broker/control"
+	"github.com/tailrace/tailrace/broker/event"
 	"github.com/tailrace/tailrace/broker/identity"
 	"github.com/tailrace/tailrace/broker/member"
 	"github.com/tailrace/tailrace/broker/transport"
@@ -25,7 +26,7 @@ func startGossip(b *Broker) (*gossip, error) {
 	m, err := member.Start(member.Options{
 		Meta: member.Meta{Broker: b.o.ID, Storage: n.Storage, Cluster: n.Cluster,
 			Internal: b.internalAddr(), HTTP: httpURL, Version: b.o.Version},
-		Bind: b.o.Gossip, Advertise: b.o.AdvertiseGossip, Join: b.o.Join, Secret: b.o.Secret, Logger: b.log,
+		Bind: b.o.Gossip, Advertise: b.o.AdvertiseGossip, Join: b.o.Join, Secret: b.o.Secret, Logger: b.o.Logger,
 		OnEvent: b.gossipEvent,
 	})
 	if err != nil {
@@ -36,6 +37,7 @@ func startGossip(b *Broker) (*gossip, error) {
 
 // gossipEvent turns a hint into a probe; the hint itself decides nothing (I17).
 func (b *Broker) gossipEvent(e member.Event) {
+	b.tell(event.MemberChanged{Broker: e.Meta.Broker, Addr: e.Addr, Kind: e.Kind.String(), Graceful: e.Graceful})
 	if e.Kind == member.Suspect || e.Kind == member.Leave && !e.Graceful {
 		b.suspect(e.Meta.Broker)
 	}
@@ -105,16 +107,13 @@ func (b *Broker) found(ctx context.Context) error {
 			return slices.Clone(resp), nil
 		},
 		Report: func(d identity.Decision) {
-			ev := b.log.Info()
-			if d.Action == identity.Refused {
-				ev = b.log.Error()
-			}
-			ev.Msg(d.Reason)
+			b.tell(event.Founding{Reason: d.Reason, Refused: d.Action == identity.Refused})
 		},
 	})
 	if err != nil {
 		return fmt.Errorf("join a cluster: %w", err)
 	}
+	b.tell(event.ClusterJoined{Cluster: b.dir.Node().Cluster})
 	// Connections of the founding have no cluster id on one side.
 	for _, m := range b.gossip.Members.Members() {
 		b.peers.Forget(m.Broker)

@@ -69,9 +69,9 @@ func orDefault[T int16 | int32](n T) T {
 // can be written and read through any of them.
 func (a *Admin) WaitTopic(ctx context.Context, name string, partitions int) error {
 	op := "wait for topic " + name
-	missing := errors.New("no broker has answered yet")
 	for n := 1; ; n++ {
-		if missing = a.topicMissing(ctx, name, max(partitions, 1)); missing == nil {
+		missing := a.topicMissing(ctx, name, max(partitions, 1))
+		if missing == nil {
 			return nil
 		}
 		select {

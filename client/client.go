@@ -144,8 +144,8 @@ func (w *dialWatch) OnBrokerConnect(meta kgo.BrokerMetadata, _ time.Duration, _ 
 		w.failure.Store(nil)
 		return
 	}
-	if errors.Is(err, context.Canceled) {
-		return
+	if errors.Is(err, context.Canceled) || errors.Is(err, kgo.ErrClientClosed) {
+		return // our own doing
 	}
 	w.failure.Store(&dialError{addr: net.JoinHostPort(meta.Host, fmt.Sprint(meta.Port)), cause: err})
 }

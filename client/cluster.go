@@ -82,14 +82,14 @@ func (a *Admin) metadata(ctx context.Context, names ...string) (*kmsg.MetadataRe
 		t.Topic = kmsg.StringPtr(name)
 		req.Topics = append(req.Topics, t)
 	}
-	return req.RequestWith(ctx, a.client.core)
+	return askAny(ctx, a.client.core, req)
 }
 
 // brokers returns the ids of the live brokers, in order.
 func (a *Admin) brokers(ctx context.Context) ([]int32, error) {
 	req := kmsg.NewPtrMetadataRequest()
 	req.Topics = []kmsg.MetadataRequestTopic{}
-	resp, err := req.RequestWith(ctx, a.client.core)
+	resp, err := askAny(ctx, a.client.core, req)
 	if err != nil {
 		return nil, err
 	}

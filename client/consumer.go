@@ -16,7 +16,8 @@ import (
 type ConsumerOptions struct {
 	// Topic is required.
 	Topic string
-	// Partitions to read; none means all that the topic has now.
+	// Partitions to read; none means all, and unless StopAtEnd is set also those
+	// that are added to the topic later, from their start.
 	Partitions []int32
 	// From is where to start in each partition. Default Earliest.
 	From Position
@@ -117,7 +118,14 @@ func (c *Consumer) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	starts, err := resolve(ctx, c.core, o.Topic, partitions, o.From, at)
+	within := at
+	if o.From.kind == positionOffset && !o.ReadUncommitted {
+		// Behind an open transaction the last stable offset is not the end.
+		if within, err = boundsOf(ctx, c.core, o.Topic, partitions, false); err != nil {
+			return err
+		}
+	}
+	starts, err := resolve(ctx, c.core, o.Topic, partitions, o.From, within)
 	if err != nil {
 		return err
 	}
@@ -160,7 +168,8 @@ func (c *Consumer) Records(ctx context.Context) iter.Seq2[*Record, error] {
 }
 
 // Batches is Records in slices: each holds consecutive records of one
-// partition, as one fetch brought them.
+// partition, as one fetch brought them. The position is behind a slice as soon
+// as it is yielded.
 func (c *Consumer) Batches(ctx context.Context) iter.Seq2[[]*Record, error] {
 	return func(yield func([]*Record, error) bool) {
 		for d, err := range c.deliveries(ctx) {

@@ -95,7 +95,7 @@ func decode(topic string, offset int64, isolation int8, p *kmsg.FetchResponseTop
 
 // fetched applies an answer to the partitions that were asked for.
 func (f *fetcher) fetched(ctx context.Context, res fetchResult, cursors []*cursor, took time.Duration) {
-	f.busy[res.broker] = false
+	delete(f.busy, res.broker)
 	now := time.Now()
 	progress := false
 	for _, c := range cursors {
@@ -134,6 +134,9 @@ func (f *fetcher) unreachable(c *cursor, res fetchResult, now time.Time) {
 	}
 	f.stale = true
 	f.elsewhere(c, res.broker, now)
+	if errors.Is(res.err, context.Canceled) {
+		return // abandoned for another broker, which is asked at once
+	}
 	f.hold(c, now)
 }
 

@@ -26,6 +26,11 @@ const (
 	// deletedAfter is how long a topic must be unknown to be taken as deleted;
 	// a broker that just started may not know it yet.
 	deletedAfter = 3 * time.Second
+	// refreshEvery is how often metadata is asked for with no reason to.
+	refreshEvery = 30 * time.Second
+	// overdue is how long after its MaxWait a fetch is unanswered before
+	// metadata is asked whether its broker still is the one to wait for.
+	overdue = 500 * time.Millisecond
 )
 
 // delivery is what one fetch brought for one partition.
@@ -46,18 +51,28 @@ type fetcher struct {
 
 	topo    topology
 	cursors map[int32]*cursor
-	busy    map[int32]bool // brokers with a fetch in flight
-	spread  int            // where Any starts to count, different for each fetcher
+	busy    map[int32]*inflight // brokers with a fetch in flight
+	spread  int                 // where Any starts to count, different for each fetcher
+
+	growing bool // new partitions of the topic are read too
 
 	refreshing   bool
 	stale        bool      // metadata must be asked again
 	refreshAt    time.Time // not before
 	refreshTries int
+	refreshed    time.Time // when metadata last came
 	unknownSince time.Time // the topic is missing from metadata since
 
 	answers chan func() // results of requests, applied by run
 	out     chan delivery
 	failure error // why out was closed; nil at the end of everything asked for
+}
+
+// inflight is a fetch that has not been answered.
+type inflight struct {
+	cursors []*cursor
+	since   time.Time
+	cancel  context.CancelFunc
 }
 
 // cursor is where a fetcher stands in one partition.
@@ -66,7 +81,7 @@ type cursor struct {
 	at        mark
 	stop      int64 // offset to stop at, -1 for never
 
-	leaderEpoch    int32     // epoch against which at is validated
+	leaderEpoch    int32     // leader epoch against which at is validated
 	busy           bool      // a request for it is in flight
 	notBefore      time.Time // back-off
 	tries          int       // failures in a row
@@ -83,9 +98,10 @@ func newFetcher(c *Consumer, positions map[int32]mark) *fetcher {
 		explain: c.client.explain,
 		topo:    c.topo,
 		cursors: make(map[int32]*cursor, len(positions)),
-		busy:    make(map[int32]bool),
+		busy:    make(map[int32]*inflight),
 		spread:  rand.IntN(1 << 16),
 		stale:   true,
+		growing: len(c.options.Partitions) == 0 && !c.options.StopAtEnd,
 		answers: make(chan func()),
 		out:     make(chan delivery, 2),
 	}
@@ -118,6 +134,7 @@ func (f *fetcher) run(ctx context.Context) {
 	}
 	for f.failure == nil && !f.finished() {
 		now := time.Now()
+		f.suspect(now)
 		f.refresh(ctx, now, start)
 		f.dispatch(ctx, now, start)
 		f.wait(ctx)
@@ -150,17 +167,25 @@ func (c *cursor) done() bool { return c.stop >= 0 && c.at.offset >= c.stop }
 
 // nextDue is how long run may sleep if no answer comes.
 func (f *fetcher) nextDue(now time.Time) time.Duration {
-	due := now.Add(time.Minute)
-	if f.stale && !f.refreshing && f.refreshAt.Before(due) {
-		due = f.refreshAt
+	due := now.Add(refreshEvery)
+	sooner := func(t time.Time) {
+		if t.Before(due) {
+			due = t
+		}
+	}
+	if f.stale && !f.refreshing {
+		sooner(f.refreshAt)
+	}
+	for _, fl := range f.busy {
+		if late := f.lateAt(fl); late.After(now) {
+			sooner(late)
+		}
 	}
 	for _, c := range f.cursors {
 		if c.busy || c.done() || !c.notBefore.After(now) {
 			continue // waits for an answer or for metadata, or is due already
 		}
-		if c.notBefore.Before(due) {
-			due = c.notBefore
-		}
+		sooner(c.notBefore)
 	}
 	return max(due.Sub(now), time.Millisecond)
 }
@@ -186,20 +211,58 @@ func (f *fetcher) dispatch(ctx context.Context, now time.Time, start func(func()
 		byBroker[broker] = append(byBroker[broker], c)
 	}
 	for broker, cursors := range byBroker {
-		if f.busy[broker] {
+		if f.busy[broker] == nil {
+			f.send(ctx, now, broker, cursors, start)
+		}
+	}
+}
+
+// send fetches from one broker in the background.
+func (f *fetcher) send(ctx context.Context, now time.Time, broker int32, cursors []*cursor, start func(func() func())) {
+	rotate(cursors)
+	request := f.request(cursors)
+	for _, c := range cursors {
+		c.busy = true
+	}
+	one, cancel := context.WithCancel(ctx)
+	f.busy[broker] = &inflight{cursors: cursors, since: now, cancel: cancel}
+	start(func() func() {
+		defer cancel()
+		result := fetch(one, f.core, broker, request)
+		return func() { f.fetched(ctx, result, cursors, time.Since(now)) }
+	})
+}
+
+func (f *fetcher) lateAt(fl *inflight) time.Time { return fl.since.Add(f.options.MaxWait + overdue) }
+
+// suspect asks for metadata from time to time, and when a fetch is overdue:
+// a broker that hangs is found out by the election that replaces it, long
+// before the request to it times out.
+func (f *fetcher) suspect(now time.Time) {
+	if now.Sub(f.refreshed) >= refreshEvery {
+		f.stale = true
+	}
+	for _, fl := range f.busy {
+		if !f.lateAt(fl).After(now) {
+			f.stale = true
+		}
+	}
+}
+
+// abandon gives up overdue fetches to brokers that metadata no longer names for
+// one of their partitions; their partitions then are asked for elsewhere.
+func (f *fetcher) abandon(now time.Time) {
+	for broker, fl := range f.busy {
+		if f.lateAt(fl).After(now) {
 			continue
 		}
-		f.busy[broker] = true
-		rotate(cursors)
-		request := f.request(cursors)
-		for _, c := range cursors {
-			c.busy = true
+		for _, c := range fl.cursors {
+			p := f.topo.partitions[c.partition]
+			if f.target(c, now) != broker || slices.Contains(p.offline, broker) {
+				fl.cancel()
+				break
+			}
 		}
-		start(func() func() {
-			began := time.Now()
-			result := fetch(ctx, f.core, broker, request)
-			return func() { f.fetched(ctx, result, cursors, time.Since(began)) }
-		})
 	}
 }
 
@@ -223,11 +286,11 @@ func (f *fetcher) target(c *cursor, now time.Time) int32 {
 	}
 	switch f.options.Replica.kind {
 	case policyNearest:
-		if c.preferred >= 0 && now.Before(c.preferredUntil) && slices.Contains(p.replicas, c.preferred) {
+		if c.preferred >= 0 && now.Before(c.preferredUntil) && slices.Contains(p.live(), c.preferred) {
 			return c.preferred
 		}
 	case policyBroker:
-		if slices.Contains(p.replicas, f.options.Replica.broker) {
+		if slices.Contains(p.live(), f.options.Replica.broker) {
 			return f.options.Replica.broker
 		}
 	case policyAny:
@@ -252,13 +315,13 @@ func (f *fetcher) refresh(ctx context.Context, now time.Time, start func(func() 
 	f.refreshing, f.stale = true, false
 	start(func() func() {
 		topo, err := topologyOf(ctx, f.core, f.options.Topic)
-		return func() { f.refreshed(topo, err) }
+		return func() { f.applyMetadata(topo, err) }
 	})
 }
 
-func (f *fetcher) refreshed(topo topology, err error) {
+func (f *fetcher) applyMetadata(topo topology, err error) {
 	now := time.Now()
-	f.refreshing = false
+	f.refreshing, f.refreshed = false, now
 	f.refreshTries++
 	f.refreshAt = now.Add(backoff(min(f.refreshTries, 4)))
 	switch {
@@ -279,6 +342,7 @@ func (f *fetcher) refreshed(topo topology, err error) {
 	default:
 		f.unknownSince, f.refreshTries = time.Time{}, 0
 		f.merge(topo)
+		f.abandon(now)
 	}
 }
 
@@ -291,6 +355,11 @@ func (f *fetcher) merge(topo topology) {
 		}
 	}
 	f.topo = topo
+	for n, p := range topo.partitions {
+		if f.cursors[n] == nil && f.growing {
+			f.cursors[n] = &cursor{partition: n, at: mark{offset: 0, epoch: -1}, stop: -1, preferred: -1, leaderEpoch: p.epoch}
+		}
+	}
 }
 
 // fail ends the iteration with err.

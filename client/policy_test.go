@@ -1,6 +1,7 @@
 package client_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"sync/atomic"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/tailrace/tailrace/client"
@@ -386,6 +388,80 @@ func TestOutOfRangeOnce(t *testing.T) {
 		}
 	}
 	t.Errorf("ended after %d records", n)
+}
+
+// TestLeaderHangs: a leader that takes fetches and never answers is left as
+// soon as another one is elected, however long requests may take.
+func TestLeaderHangs(t *testing.T) {
+	k, _, leader, _ := newReplicated(t, 3)
+	cl, err := client.New(context.Background(), client.Options{Seeds: k.ListenAddrs(), Extra: []kgo.Opt{kgo.RequestTimeoutOverhead(10 * time.Minute)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	con, err := cl.Consumer(testContext(t), client.ConsumerOptions{Topic: "t", MaxWait: 50 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer con.Close()
+	release := make(chan struct{})
+	defer close(release)
+	hung := make(chan struct{}, 16)
+	k.ControlKey(int16(kmsg.Fetch), func(kmsg.Request) (kmsg.Response, error, bool) {
+		if k.CurrentNode() == leader {
+			hung <- struct{}{}
+			k.SleepControl(func() { <-release })
+		}
+		return nil, nil, false
+	})
+	go func() {
+		<-hung
+		if err := k.MoveTopicPartition("t", 0, (leader+1)%3); err != nil {
+			t.Error(err)
+		}
+	}()
+	n := 0
+	for r, err := range con.Records(testContext(t)) {
+		if err != nil || r.Offset != int64(n) {
+			t.Fatalf("%v %v, want offset %d", r, err, n)
+		}
+		if n++; n == 3 {
+			break
+		}
+	}
+	if n != 3 {
+		t.Errorf("ended after %d records", n)
+	}
+}
+
+// TestNewPartitions: a consumer of all partitions follows the topic as it grows.
+func TestNewPartitions(t *testing.T) {
+	_, cl := newCluster(t, 1)
+	fill(t, cl, 0, 1)
+	con, err := cl.Consumer(testContext(t), client.ConsumerOptions{Topic: "t", MaxWait: 50 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer con.Close()
+	if err := cl.Admin().SetPartitions(testContext(t), "t", 2); err != nil {
+		t.Fatal(err)
+	}
+	if err := cl.Admin().WaitTopic(testContext(t), "t", 2); err != nil {
+		t.Fatal(err)
+	}
+	fill(t, cl, 1, 2)
+	n := 0
+	for _, err := range con.Records(testContext(t)) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n++; n == 3 {
+			break
+		}
+	}
+	if got := con.Positions(); got[0] != 1 || got[1] != 2 {
+		t.Errorf("positions %v", got)
+	}
 }
 
 func TestParseReplicaPolicy(t *testing.T) {

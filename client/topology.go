@@ -46,7 +46,7 @@ func topologyOf(ctx context.Context, core *kgo.Client, topic string) (topology, 
 	rt := kmsg.NewMetadataRequestTopic()
 	rt.Topic = kmsg.StringPtr(topic)
 	req.Topics = append(req.Topics, rt)
-	resp, err := req.RequestWith(ctx, core)
+	resp, err := askAny(ctx, core, req)
 	if err != nil {
 		return topology{}, err
 	}
@@ -62,6 +62,22 @@ func topologyOf(ctx context.Context, core *kgo.Client, topic string) (topology, 
 		topo.partitions[p.Partition] = placement{leader: p.Leader, epoch: p.LeaderEpoch, replicas: p.Replicas, offline: p.OfflineReplicas}
 	}
 	return topo, nil
+}
+
+// askPatience is how long one broker may take to answer with metadata before
+// another is asked: a broker that hangs must not use up the caller's time.
+const askPatience = 1500 * time.Millisecond
+
+// askAny asks one broker after the other until one answers or ctx ends.
+func askAny(ctx context.Context, core *kgo.Client, req *kmsg.MetadataRequest) (*kmsg.MetadataResponse, error) {
+	for {
+		once, cancel := context.WithTimeout(ctx, askPatience)
+		resp, err := req.RequestWith(once, core)
+		cancel()
+		if err == nil || ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded) {
+			return resp, err
+		}
+	}
 }
 
 // retry calls f until it succeeds, fails for good, or ctx ends. The last error
@@ -123,6 +139,7 @@ func offsetsOf(ctx context.Context, topic string, partitions []int32, list func(
 	err := retry(ctx, func() error {
 		out = make(map[int32]int64, len(partitions))
 		listed, err := list(ctx, topic)
+		err = shardCause(err)
 		if err != nil && len(listed[topic]) == 0 {
 			return err
 		}
@@ -161,7 +178,7 @@ func resolve(ctx context.Context, core *kgo.Client, topic string, partitions []i
 			out[p] = b.end
 		case positionLast:
 			out[p] = max(b.start, b.end-from.n)
-		case positionOffset:
+		case positionOffset: // at holds high watermarks here
 			if from.n < b.start || from.n > b.end {
 				return nil, &OffsetOutOfRangeError{Topic: topic, Partition: p, Offset: from.n, Start: b.start, End: b.end}
 			}

@@ -42,11 +42,10 @@ func (f *fetcher) validate(ctx context.Context, c *cursor, start func(func() fun
 	c.busy = true
 	ranged := c.leaderEpoch == outOfRange
 	at, place, topic, partition := c.at, f.topo.partitions[c.partition], f.options.Topic, c.partition
-	committed := !f.options.ReadUncommitted
 	start(func() func() {
 		proven, err := checkEpoch(ctx, f.core, topic, partition, at, place)
 		if err == nil && ranged {
-			err = checkRange(ctx, f.core, topic, partition, at, proven, committed)
+			err = checkRange(ctx, f.core, topic, partition, at, proven)
 		}
 		return func() {
 			c.busy = false
@@ -121,8 +120,8 @@ func checkEpoch(ctx context.Context, core *kgo.Client, topic string, partition i
 // for nothing that was delivered lies above the high watermark; unless the leader
 // has proven by epoch that its log goes that far, and only has to learn the
 // high watermark after its election.
-func checkRange(ctx context.Context, core *kgo.Client, topic string, partition int32, at mark, proven, committed bool) error {
-	b, err := boundsOf(ctx, core, topic, []int32{partition}, committed)
+func checkRange(ctx context.Context, core *kgo.Client, topic string, partition int32, at mark, proven bool) error {
+	b, err := boundsOf(ctx, core, topic, []int32{partition}, false)
 	if err != nil {
 		return err
 	}

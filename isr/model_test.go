@@ -511,10 +511,10 @@ func wander(mut mutation, walks, steps int) (trace []string, err error) {
 	return nil, nil
 }
 
-func TestModelBreadthFirst(t *testing.T) { explore(t, 20_000) }
+func TestModelBreadthFirst(t *testing.T) { explore(t, 10_000) }
 
 func TestModelRandomWalks(t *testing.T) {
-	if trace, err := wander(faithful, 4000, 150); err != nil {
+	if trace, err := wander(faithful, 3000, 150); err != nil {
 		t.Fatalf("after %q: %v", trace, err)
 	}
 }

@@ -29,7 +29,7 @@ func (e *entry) fail(code int16, eff *Effects) { eff.finish(e.done, refused(code
 
 // Append writes a produce (leader). The outcome comes through Effects.Done,
 // maybe of another call: the first queued caller writes for all that queued
-// behind it. With acks=all, and with acks=1 unless acks.floor=client, it comes
+// behind it, and is relieved by another one after a number of writes. With acks=all, and with acks=1 unless acks.floor=client, it comes
 // when the high watermark covers the records.
 func (r *Replica) Append(req *AppendRequest, eff *Effects) {
 	e, rej := validate(req, r.topic.Load(), r.clock.Now().UnixMilli())
@@ -43,6 +43,13 @@ func (r *Replica) Append(req *AppendRequest, eff *Effects) {
 	if code := r.admit(req.Epoch, &e, eff); code != codeNone {
 		e.fail(code, eff)
 		return
+	}
+	if r.busy && r.written >= turn {
+		r.successors++
+		for r.busy && r.written >= turn {
+			r.idle.Wait()
+		}
+		r.successors--
 	}
 	if len(r.queue) == 0 || r.busy {
 		return
@@ -172,7 +179,7 @@ func (r *Replica) writeGroup(eff *Effects) {
 		err = r.failed // by another path, meanwhile
 	}
 	if err == nil {
-		r.written(end, bytes, eff)
+		r.advance(end, bytes, eff)
 	} else {
 		r.fail(err, eff)
 		for i := range r.group {
@@ -183,8 +190,8 @@ func (r *Replica) writeGroup(eff *Effects) {
 	r.group = r.group[:0]
 }
 
-// written advances log end and producer state after a write. mu is held.
-func (r *Replica) written(end int64, bytes int, eff *Effects) {
+// advance moves log end and producer state after a write. mu is held.
+func (r *Replica) advance(end int64, bytes int, eff *Effects) {
 	now, wall := r.clock.Elapsed(), r.clock.Now().UnixMilli()
 	r.isr.LogEnd(end, now)
 	hw, start := r.isr.HighWatermark(), r.log.Start()

@@ -201,7 +201,7 @@ func TestRecordsOfEveryCodec(t *testing.T) {
 		if codec > 0 {
 			raw = compressed(t, codec, plain)
 		}
-		off, ts, ok := findRecord(raw, func(ts int64) bool { return ts >= start+25 })
+		off, ts, ok := findRecord(raw, 0, func(ts int64) bool { return ts >= start+25 })
 		if !ok || off != 43 || ts != start+30 {
 			t.Errorf("codec %d: %d at %d (%v), want %d at 43", codec, ts, off, ok, start+30)
 		}
@@ -215,8 +215,15 @@ func TestRecordsOfEveryCodec(t *testing.T) {
 		binary.BigEndian.PutUint32(b[8:], uint32(len(b)-12))
 		b[22] |= 2
 	})
-	if off, _, ok := findRecord(framed, func(ts int64) bool { return ts >= start+25 }); !ok || off != 43 {
+	if off, _, ok := findRecord(framed, 0, func(ts int64) bool { return ts >= start+25 }); !ok || off != 43 {
 		t.Errorf("framed snappy: %d, %v", off, ok)
+	}
+}
+
+func TestRecordsBelowLogStartAreSkipped(t *testing.T) {
+	raw := batch.Plain(40, 2, records(5, 20)...)
+	if off, _, ok := findRecord(raw, 42, func(ts int64) bool { return ts >= start }); !ok || off != 42 {
+		t.Errorf("%d, %v", off, ok)
 	}
 }
 

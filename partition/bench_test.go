@@ -133,6 +133,9 @@ func TestConcurrentUse(t *testing.T) {
 	stop := make(chan struct{})
 	results := make([][]answer, producers)
 	carry := func(eff *Effects) {
+		if eff.Failed != nil {
+			t.Error(eff.Failed)
+		}
 		for _, d := range eff.Done {
 			d.Completion.Complete(d.Result)
 		}
@@ -163,7 +166,7 @@ func TestConcurrentUse(t *testing.T) {
 	for p := range producers {
 		results[p] = make([]answer, each)
 		wg.Go(func() {
-			var eff Effects
+			eff := Effects{Flush: carry}
 			for i := range each {
 				r.Append(&AppendRequest{Batches: idempotent(int64(p), 0, int32(i), 1), Acks: -1, Epoch: -1, Done: &results[p][i]}, &eff)
 				carry(&eff)

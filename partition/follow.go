@@ -7,6 +7,7 @@ import (
 	"github.com/tailrace/tailrace/internal/batch"
 	"github.com/tailrace/tailrace/internal/model"
 	"github.com/tailrace/tailrace/isr"
+	"github.com/tailrace/tailrace/segment"
 )
 
 // FetchState says from whom and from where this replica must fetch.
@@ -23,13 +24,14 @@ func (r *Replica) FetchState() FetchState {
 func (r *Replica) following() bool { return r.failed == nil && r.isr.Role() == isr.Follower }
 
 // DurableReport returns what this follower may report to its leader as durable.
-// ok is false before a response of this leader in this epoch was applied: until
+// ok is false while the log is damaged, since the follower then lacks records
+// below its end and must not be in sync (I39), and before a response of this leader in this epoch was applied: until
 // then the log may end in records that are about to be truncated, and a report
 // would claim that they are the leader's.
 func (r *Replica) DurableReport() (leader model.BrokerID, p isr.Progress, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if !r.following() || !r.confirmed {
+	if !r.following() || !r.confirmed || r.log.Suspect() >= segment.Damaged {
 		return model.NoBroker, isr.Progress{}, false
 	}
 	m := r.isr.Meta()
@@ -213,7 +215,7 @@ func (r *Replica) Diverged(leader model.BrokerID, epoch model.LeaderEpoch, d Epo
 	if err := r.locked(func() error { return r.log.Truncate(to) }, eff); err != nil {
 		return err
 	}
-	return r.rewound(to, eff)
+	return r.rewound(eff)
 }
 
 // commonEnd is the end of the log's part that may be the leader's: up to the
@@ -233,8 +235,15 @@ func (r *Replica) commonEnd(d EpochEnd) int64 {
 }
 
 // rewound brings everything derived from the log in line after the log end went
-// back to the given offset. mu and the token are held.
-func (r *Replica) rewound(to int64, eff *Effects) error {
+// back. A log cuts at a batch boundary, maybe below what was asked. mu and the
+// token are held.
+func (r *Replica) rewound(eff *Effects) error {
+	to := r.log.End()
+	if hw := r.isr.HighWatermark(); to < hw {
+		err := fmt.Errorf("%w: the log was cut at %d, high watermark %d", ErrBelowHighWatermark, to, hw)
+		r.fail(err, eff)
+		return err
+	}
 	var ps producers
 	err := r.locked(func() (err error) {
 		ps, err = loadProducers(r.log, r.clock.Now().UnixMilli())
@@ -292,4 +301,41 @@ func (r *Replica) FetchOutOfRange(f Fetched, eff *Effects) error {
 	r.confirmed, r.caughtUp = false, false
 	eff.EndMoved = true
 	return nil
+}
+
+// Repair replaces a damaged range of the log by the same batches from another
+// replica, after verifying that they cover the range and are intact (I39). The
+// range is to lie below the high watermark, where logs are equal.
+func (r *Replica) Repair(rng segment.OffsetRange, batches []byte, eff *Effects) error {
+	at := rng.From
+	for rest := batches; len(rest) > 0; {
+		h, raw, err := batch.Next(rest)
+		if err == nil {
+			err = batch.VerifyCRC(raw)
+		}
+		if err != nil {
+			return fmt.Errorf("%w: repair at offset %d: %w", ErrCorrupt, at, err)
+		}
+		if h.BaseOffset > at || h.NextOffset() <= at {
+			return fmt.Errorf("%w: repair at offset %d: batch %d", ErrCorrupt, at, h.BaseOffset)
+		}
+		if own := r.log.EpochAt(h.BaseOffset); own != model.NoEpoch && own != h.LeaderEpoch {
+			return fmt.Errorf("%w: repair at offset %d: a batch of epoch %d, here it was of epoch %d", ErrCorrupt, at, h.LeaderEpoch, own)
+		}
+		at, rest = h.NextOffset(), rest[len(raw):]
+	}
+	if at < rng.To {
+		return fmt.Errorf("%w: repair of [%d, %d) ends at %d", ErrCorrupt, rng.From, rng.To, at)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if hw := r.isr.HighWatermark(); rng.To > hw {
+		return fmt.Errorf("%w: repair of [%d, %d), high watermark %d", ErrStale, rng.From, rng.To, hw)
+	}
+	r.acquire()
+	defer r.release(eff)
+	r.mu.Unlock()
+	err := r.log.Repair(rng, batches)
+	r.mu.Lock()
+	return err
 }

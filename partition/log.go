@@ -34,6 +34,7 @@ type Log interface {
 	SetConfig(c segment.LogConfig)
 	Suspect() segment.Suspicion
 	Damaged() []segment.OffsetRange
+	Repair(r segment.OffsetRange, batches []byte) error
 }
 
 // Range is a pinned run of whole batches; *segment.Range is one.

@@ -24,6 +24,7 @@ type memLog struct {
 	appendErr error
 	onAppend  func() // runs inside Append
 	writes    int
+	repaired  []byte
 }
 
 type memBatch struct {
@@ -201,6 +202,12 @@ func (l *memLog) MaxTimestamp(limit int64) (t segment.TimeOffset, ok bool, err e
 		}
 	}
 	return t, ok, nil
+}
+
+func (l *memLog) Repair(r segment.OffsetRange, batches []byte) error {
+	l.repaired = append(l.repaired, batches...)
+	l.damaged = nil
+	return nil
 }
 
 func (l *memLog) ProducerSnapshot() (at int64, data []byte, err error) {

@@ -38,7 +38,7 @@ type OffsetResult struct {
 // reached the start of its epoch, or whose leadership is not confirmed, answers
 // OFFSET_NOT_AVAILABLE to questions about the end (KIP-207).
 func (r *Replica) ListOffset(q OffsetQuery) OffsetResult {
-	none := OffsetResult{Offset: -1, Timestamp: -1, Epoch: model.NoEpoch}
+	none := noOffset()
 	r.mu.Lock()
 	hw, start := r.isr.HighWatermark(), r.log.Start()
 	code := r.leading(q.CurrentEpoch)
@@ -63,19 +63,24 @@ func (r *Replica) ListOffset(q OffsetQuery) OffsetResult {
 		return none
 	case OffsetMaxTimestamp:
 		t, ok, err := r.log.MaxTimestamp(hw)
-		return r.precise(none, t, ok, err, hw, func(ts int64) bool { return ts == t.Timestamp })
+		return r.precise(t, ok, err, start, hw, func(ts int64) bool { return ts == t.Timestamp })
 	}
 	if q.Timestamp < 0 {
 		none.Err = codeInvalidRequest
 		return none
 	}
 	t, ok, err := r.log.OffsetForTime(q.Timestamp, hw)
-	return r.precise(none, t, ok, err, hw, func(ts int64) bool { return ts >= q.Timestamp })
+	return r.precise(t, ok, err, start, hw, func(ts int64) bool { return ts >= q.Timestamp })
+}
+
+func noOffset() OffsetResult {
+	return OffsetResult{Offset: -1, Timestamp: -1, Epoch: model.NoEpoch}
 }
 
 // precise turns a batch found by time into the record: it decodes that one
 // batch. If it cannot be decoded, the batch's own answer stands.
-func (r *Replica) precise(none OffsetResult, t segment.TimeOffset, ok bool, err error, limit int64, match func(int64) bool) OffsetResult {
+func (r *Replica) precise(t segment.TimeOffset, ok bool, err error, start, limit int64, match func(int64) bool) OffsetResult {
+	none := noOffset()
 	if err != nil {
 		none.Err = codeStorageError
 		return none
@@ -83,8 +88,8 @@ func (r *Replica) precise(none OffsetResult, t segment.TimeOffset, ok bool, err 
 	if !ok {
 		return none
 	}
-	res := OffsetResult{Offset: t.Offset, Timestamp: t.Timestamp, Epoch: t.Epoch}
-	rg, err := r.log.Read(t.Offset, limit, 1, true)
+	res := OffsetResult{Offset: max(t.Offset, start), Timestamp: t.Timestamp, Epoch: t.Epoch}
+	rg, err := r.log.Read(res.Offset, limit, 1, true)
 	if err != nil || rg == nil {
 		return res
 	}
@@ -93,7 +98,7 @@ func (r *Replica) precise(none OffsetResult, t segment.TimeOffset, ok bool, err 
 	if err != nil {
 		return res
 	}
-	if off, ts, ok := findRecord(raw, match); ok {
+	if off, ts, ok := findRecord(raw, start, match); ok {
 		res.Offset, res.Timestamp = off, ts
 	}
 	return res

@@ -1,6 +1,8 @@
 package partition
 
 import (
+	"bytes"
+	"errors"
 	"testing"
 	"time"
 
@@ -214,6 +216,34 @@ func TestDamagedRangeIsNotServed(t *testing.T) {
 	c.wantNum("damaged", int64(l.consume(2).Err), int64(codeStorageError))
 	l.open() // producer state skips it
 	c.publish()
+}
+
+func TestRepair(t *testing.T) {
+	c := newCluster(t, 3)
+	c.node(1).plain(2)
+	c.node(1).plain(2)
+	c.settle()
+	f := c.node(2)
+	good, _ := c.node(1).consume(2).Range.AppendTo(nil)
+	rng := segment.OffsetRange{From: 2, To: 4}
+	f.log.damaged = []segment.OffsetRange{rng}
+	bad := append([]byte(nil), good...)
+	bad[len(bad)-1]++
+	other, _ := c.node(1).consume(0, func(r *ReadRequest) { r.MaxBytes = 1 }).Range.AppendTo(nil)
+	for what, b := range map[string][]byte{"damaged too": bad, "nothing": nil, "another place": other, "short": good[:50]} {
+		if err := f.r.Repair(rng, b, &f.eff); !errors.Is(err, ErrCorrupt) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	if err := f.r.Repair(segment.OffsetRange{From: 2, To: 5}, append(bytes.Clone(good), batch.Plain(4, 1, batch.Record{})...), &f.eff); !errors.Is(err, ErrStale) {
+		t.Errorf("above the high watermark: %v", err)
+	}
+	if f.log.repaired != nil {
+		t.Fatal("bad bytes were used")
+	}
+	if err := f.r.Repair(rng, good, &f.eff); err != nil || !bytes.Equal(f.log.repaired, good) {
+		t.Errorf("%v, %d bytes", err, len(f.log.repaired))
+	}
 }
 
 func TestOfflineReplicaServesNothing(t *testing.T) {

@@ -177,19 +177,19 @@ func requireKeys(h *batch.Header, raw []byte) rejection {
 	return rejection{}
 }
 
-// findRecord returns the first record of the first batch in raw whose timestamp
-// matches.
-func findRecord(raw []byte, match func(ts int64) bool) (offset, ts int64, ok bool) {
+// findRecord returns the first record of the first batch in raw, from offset
+// start on, whose timestamp matches.
+func findRecord(raw []byte, start int64, match func(ts int64) bool) (offset, ts int64, ok bool) {
 	h, b, err := batch.Next(raw)
 	if err != nil {
 		return 0, 0, false
 	}
 	if h.LogAppendTime() {
-		return h.BaseOffset, h.MaxTimestamp, match(h.MaxTimestamp)
+		return max(h.BaseOffset, start), h.MaxTimestamp, match(h.MaxTimestamp)
 	}
 	err = eachRecord(&h, b, func(r record) bool {
 		offset, ts = h.BaseOffset+r.offsetDelta, h.BaseTimestamp+r.timestampDelta
-		ok = match(ts)
+		ok = offset >= start && match(ts)
 		return !ok
 	})
 	return offset, ts, ok && err == nil

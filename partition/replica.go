@@ -33,6 +33,10 @@ type Replica struct {
 	busy     bool
 	idle     *sync.Cond // signalled when busy becomes false
 	deferred []deferred
+	// written counts the groups that the holder of the token has written for
+	// others. At turn it is relieved by the next who appends, who waits for it.
+	written    int
+	successors int
 
 	queue []entry // accepted appends, in offset order, not yet written
 	group []entry // being written by the holder of the token
@@ -54,6 +58,9 @@ type Replica struct {
 	freshAt    time.Duration // when it was last known to have all that was committed
 	watchers   watchers
 }
+
+// turn is how many groups an appender writes before it may be relieved.
+const turn = 16
 
 // never is long before any time of the clock.
 const never = time.Duration(math.MinInt64 / 2)
@@ -184,14 +191,22 @@ func (r *Replica) release(eff *Effects) {
 			r.deferred = r.deferred[1:]
 			r.apply(d, eff)
 			continue
-		case len(r.queue) > 0:
+		case len(r.queue) == 0 || (r.successors > 0 && r.written >= turn):
+		case r.written > 0 && eff.Flush != nil && (eff.EndMoved || len(eff.Done) > 0):
+			r.mu.Unlock()
+			eff.Flush(eff)
+			eff.Reset()
+			r.mu.Lock()
+			continue
+		default:
 			r.writeGroup(eff)
+			r.written++
 			continue
 		}
 		break
 	}
 	r.deferred = nil
-	r.busy = false
+	r.busy, r.written = false, 0
 	r.idle.Broadcast()
 }
 
@@ -274,14 +289,15 @@ func (r *Replica) Tick(now time.Duration, eff *Effects) (active bool) {
 	return active
 }
 
-// hear takes in when the members' brokers were last heard from. mu is held.
+// hear takes in when the other replicas' brokers were last heard from. mu is held.
 func (r *Replica) hear() {
 	if r.contacts == nil || r.isr.Role() != isr.Leader {
 		return
 	}
-	for _, m := range r.isr.Meta().ISR {
-		if at, ok := r.contacts.Last(m); ok {
-			r.isr.HeardFrom(m, at)
+	for i := range r.isr.Meta().Replicas {
+		b := r.isr.Meta().Replicas[i].Broker
+		if at, ok := r.contacts.Last(b); ok {
+			r.isr.HeardFrom(b, at)
 		}
 	}
 }

@@ -30,10 +30,15 @@ type Effects struct {
 	Failed error
 	// Proposals for the controller, at most one outstanding per replica.
 	Proposals []isr.Proposal
+	// Flush, if set, carries the effects out in the middle of a call: a
+	// caller that goes on writing for others calls it between writes, outside
+	// the lock, and then resets the effects. It must not call methods that
+	// change the log (Append, AppendFetched, Diverged, …) of the same replica.
+	Flush func(*Effects)
 }
 
 // Reset empties the buffer, keeping its memory.
-func (e *Effects) Reset() { *e = Effects{Done: e.Done[:0], Proposals: e.Proposals[:0]} }
+func (e *Effects) Reset() { *e = Effects{Done: e.Done[:0], Proposals: e.Proposals[:0], Flush: e.Flush} }
 
 // Finished pairs a produce with its outcome.
 type Finished struct {

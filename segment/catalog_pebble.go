@@ -10,7 +10,7 @@ import (
 )
 
 const (
-	catalogMemTable = 16 << 20
+	catalogMemTable = 8 << 20
 	catalogCache    = 8 << 20
 	catalogMaxFiles = 256
 	catalogJobs     = 2
@@ -175,4 +175,12 @@ func (c *pebbleCatalog) Metrics() CatalogMetrics {
 	}
 }
 
-func (c *pebbleCatalog) Close() error { return errors.Join(c.db.Close(), c.broken()) }
+// Close flushes first: what a table holds has checksums that tell rot from a
+// torn tail, which the end of a write-ahead log has not.
+func (c *pebbleCatalog) Close() error {
+	var err error
+	if c.broken() == nil {
+		err = c.db.Flush()
+	}
+	return errors.Join(err, c.db.Close(), c.broken())
+}

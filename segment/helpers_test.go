@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"testing"
 	"time"
 
@@ -106,6 +107,9 @@ func readAll(l *Log, from, limit int64, chunk int) ([]byte, error) {
 		if err == nil && n != r.Len() {
 			err = io.ErrShortWrite
 		}
+		if err == nil && r.Next() <= from {
+			err = fmt.Errorf("read at %d below %d returned [%d, %d), %d bytes", from, limit, r.Base(), r.Next(), n)
+		}
 		from = r.Next()
 		r.Release()
 		if err != nil {
@@ -128,3 +132,5 @@ func checkLog(t testing.TB, l *Log, want []byte) {
 		}
 	}
 }
+
+func testRNG(seed uint64) *rand.Rand { return rand.New(rand.NewPCG(seed, 7)) }

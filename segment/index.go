@@ -109,6 +109,7 @@ type scanner struct {
 	buf  *[]byte
 	from int64 // buf[:n] holds the segment's bytes from here on
 	n    int
+	cur  batch.Header // of the walk
 }
 
 const scanWindow = 16 << 10
@@ -134,10 +135,11 @@ func (s *scanner) header(pos int64) (batch.Header, error) {
 		if n < batch.HeaderLen {
 			return batch.Header{}, batch.ErrShort
 		}
-		if err := readFull(s.h.f, (*s.buf)[:n], pos); err != nil {
-			return batch.Header{}, err
+		got, err := s.h.f.ReadAt((*s.buf)[:n], pos)
+		if got < batch.HeaderLen { // the file may be cut behind this block
+			return batch.Header{}, fmt.Errorf("read at %d: %w", pos, err)
 		}
-		s.n = n
+		s.n = got
 	}
 	h, err := batch.Parse((*s.buf)[pos-s.from : s.n])
 	if err == nil && pos+int64(h.Size()) > s.v.size {
@@ -158,7 +160,8 @@ func (s *scanner) walk(p piece, fn func(h *batch.Header, pos int64) bool) error 
 		if err != nil {
 			return s.l.reportDamage(s.v, s.v.piece(p.index), err)
 		}
-		if !fn(&h, pos) {
+		s.cur = h
+		if !fn(&s.cur, pos) {
 			return nil
 		}
 		pos, next = pos+int64(h.Size()), h.NextOffset()
@@ -197,27 +200,67 @@ func (l *Log) verify(v *view, pos, end int64) (int64, error) {
 			return pos, err
 		}
 	}
+	if err := l.verifyClaim(v, end); err != nil {
+		return max(pos, v.open.pos), cutShort(v.open.pos > pos, err)
+	}
 	return end, nil
+}
+
+// cutShort drops the error of what lies behind a part that can be served.
+func cutShort(some bool, err error) error {
+	if some {
+		return nil
+	}
+	return err
+}
+
+// verifyClaim checks the open block against the mark's checksum once, if the
+// range up to end reaches into it. Once it is sealed, its own checksum, which
+// was carried on from the mark's, covers the same bytes.
+func (l *Log) verifyClaim(v *view, end int64) error {
+	l.mu.Lock()
+	c := v.seg.claim
+	l.mu.Unlock()
+	if c.pos == c.end || end <= c.pos || v.open.pos != c.pos {
+		return nil
+	}
+	h, err := l.s.files.acquire(v.seg)
+	if err != nil {
+		return fmt.Errorf("segment: open %s: %w", l.s.segmentPath(l.tp, v.seg.id), err)
+	}
+	defer l.s.files.release(h)
+	if err := l.checkBytes(h.f, v.seg, c.pos, c.end, c.crc); err != nil {
+		return l.reportDamage(v, v.piece(len(v.blocks)), err)
+	}
+	l.mu.Lock()
+	v.seg.claim = claim{}
+	l.mu.Unlock()
+	return nil
+}
+
+// checkBytes compares the checksum of [pos, end), which starts a block.
+func (l *Log) checkBytes(f File, seg *segment, pos, end int64, want uint32) error {
+	crc := blockSeed(l.tp, seg.id, pos)
+	bp := copyBufs.Get().(*[]byte)
+	defer copyBufs.Put(bp)
+	for at := pos; at < end; at += copyBufSize {
+		part := (*bp)[:min(copyBufSize, end-at)]
+		if err := readFull(f, part, at); err != nil {
+			return err
+		}
+		crc = crc32.Update(crc, castagnoli, part)
+	}
+	l.s.stats.blocksVerified.Add(1)
+	if crc != want {
+		return fmt.Errorf("block checksum %08x, want %08x", crc, want)
+	}
+	return nil
 }
 
 // checkBlock reads a block and compares its checksum.
 func (l *Log) checkBlock(f File, v *view, i int) error {
 	b := &v.blocks[i]
-	crc := blockSeed(l.tp, v.seg.id, b.pos)
-	bp := copyBufs.Get().(*[]byte)
-	defer copyBufs.Put(bp)
-	var err error
-	for pos := b.pos; pos < b.end && err == nil; pos += copyBufSize {
-		part := (*bp)[:min(copyBufSize, b.end-pos)]
-		if err = readFull(f, part, pos); err == nil {
-			crc = crc32.Update(crc, castagnoli, part)
-		}
-	}
-	l.s.stats.blocksVerified.Add(1)
-	if err == nil && crc != b.crc {
-		err = fmt.Errorf("block checksum %08x, want %08x", crc, b.crc)
-	}
-	if err != nil {
+	if err := l.checkBytes(f, v.seg, b.pos, b.end, b.crc); err != nil {
 		return l.reportDamage(v, v.piece(i), err)
 	}
 	l.mu.Lock()

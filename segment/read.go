@@ -182,7 +182,11 @@ func (l *Log) recentPos(seg *segment, offset int64) int64 {
 
 // readFile finds the bounds by the index, verifies and pins.
 func (l *Log) readFile(r *Range, v *view, offset, limit, maxBytes int64, minOne bool) error {
-	if err := l.refuseDamage(v, v.find(offset)); err != nil {
+	p := v.find(offset)
+	if err := l.refuseDamage(v, p); err != nil {
+		return err
+	}
+	if _, err := l.verify(v, p.pos, p.end); err != nil { // before its headers are believed
 		return err
 	}
 	sc, err := l.scan(v)
@@ -209,7 +213,7 @@ func (l *Log) readFile(r *Range, v *view, offset, limit, maxBytes int64, minOne 
 		return err
 	}
 	if good < end {
-		p := v.find(next - 1)
+		p = v.find(next - 1)
 		for p.pos > good {
 			p = v.piece(p.index - 1)
 		}
@@ -261,6 +265,9 @@ func (l *Log) seek(sc *scanner, offset int64) (found batch.Header, pos int64, er
 		found, pos = *h, at
 		return h.NextOffset() <= offset
 	})
+	if err == nil && (found.BaseOffset > offset || found.NextOffset() <= offset) {
+		err = fmt.Errorf("segment: index of %s does not lead to offset %d", l.s.segmentPath(l.tp, sc.v.seg.id), offset)
+	}
 	return found, pos, err
 }
 
@@ -277,6 +284,9 @@ func (l *Log) extend(sc *scanner, pos, end, next, limit, maxBytes int64) (int64,
 	}
 	for end < stop {
 		p := v.find(next)
+		if p.end <= end {
+			return end, next, fmt.Errorf("segment: index of %s ends at %d of %d bytes", l.s.segmentPath(l.tp, v.seg.id), end, v.size)
+		}
 		if p.end <= stop && p.next <= limit && p.end-pos <= maxBytes {
 			end, next = p.end, p.next
 			continue

@@ -33,6 +33,36 @@ func (l *Log) Repair(r OffsetRange, batches []byte) error {
 	}
 }
 
+// RepairUnits splits a damaged range into the ranges that Repair can replace one
+// at a time, in order: whole index blocks. It is empty if nothing in r is
+// damaged.
+func (l *Log) RepairUnits(r OffsetRange) ([]OffsetRange, error) {
+	l.mu.Lock()
+	segs := l.segs
+	bad := slices.Clone(l.damaged)
+	l.mu.Unlock()
+	var out []OffsetRange
+	for _, seg := range segs {
+		if !slices.ContainsFunc(bad, func(d damage) bool { return d.ordinal == seg.ordinal }) {
+			continue
+		}
+		if err := l.load(seg); err != nil {
+			return nil, err
+		}
+		l.mu.Lock()
+		v := viewOf(seg)
+		l.mu.Unlock()
+		for i := range v.pieces() {
+			pc := v.piece(i)
+			hit := func(d damage) bool { return d.ordinal == seg.ordinal && d.pos < pc.end && pc.pos < d.end }
+			if pc.base < r.To && r.From < pc.next && slices.ContainsFunc(bad, hit) {
+				out = append(out, OffsetRange{pc.base, pc.next})
+			}
+		}
+	}
+	return out, nil
+}
+
 // supply is a run of verified batches.
 type supply struct {
 	hs   []batch.Header
@@ -96,8 +126,9 @@ func (l *Log) beginRepair(r OffsetRange) (*segment, error) {
 	return seg, nil
 }
 
-// syncForRepair commits what the segment has, so that no journal entry will
-// ever be replayed into its successor.
+// syncForRepair makes the segment durable in its file and marks it, so that no
+// journal entry will ever be replayed into its successor. It acknowledges
+// nothing: that is for the next commit.
 func (l *Log) syncForRepair(seg *segment) error {
 	l.mu.Lock()
 	synced := seg.synced >= seg.size
@@ -105,10 +136,15 @@ func (l *Log) syncForRepair(seg *segment) error {
 	if synced {
 		return nil
 	}
-	if _, err := l.s.Commit(); err != nil {
+	lazy, segs := l.s.lazyMarks([]*Log{l})
+	if err := l.s.syncSegments(segs); err != nil {
 		return err
 	}
-	return l.s.flushJournal()
+	l.s.commitMu.Lock()
+	defer l.s.commitMu.Unlock()
+	var b KVBatch
+	l.s.takeMarks(&b, lazy)
+	return l.s.apply(&b, true)
 }
 
 func (l *Log) damagedSegment(r OffsetRange) (seg *segment, active bool) {

@@ -46,6 +46,7 @@ func (l *Log) Truncate(end int64) error {
 	if err != nil {
 		return err
 	}
+	c.end = max(c.end, start) // the start may lie inside a batch that goes
 	tombs := l.commitCut(&b, c)
 	if err := l.s.apply(&b, true); err != nil {
 		return err
@@ -151,6 +152,7 @@ func (l *Log) commitCut(b *KVBatch, c cut) (tombs []tombstone) {
 	}
 	if c.trim {
 		seg := l.segs[c.keep-1]
+		l.recordBlocks(b, seg)
 		b.DeleteRange(blockKey(l.tp, seg.ordinal, c.from), prefixEnd(spaceKey(spaceBlock, l.tp, seg.ordinal)))
 		for i := range c.last.sealed {
 			blk := &c.last.sealed[i]

@@ -17,7 +17,7 @@ type frame struct {
 
 // Frames come in powers of two.
 const (
-	minClass = 12 // 4 KiB
+	minClass = 10 // 1 KiB
 	maxClass = 27 // 128 MiB, maxFrame
 )
 

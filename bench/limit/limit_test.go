@@ -179,13 +179,13 @@ func TestTailIsBounded(t *testing.T) {
 	tl := newTail()
 	p := partition{"t-p1", 0}
 	for i := range int64(20) {
-		tl.add([]*entry{{part: p, base: i, next: i + 1, f: newFrame(0), raw: make([]byte, tailBytes/10)}})
+		tl.add([]*entry{{part: p, base: i, next: i + 1, f: newFrame(0), raw: make([]byte, tailBytes/8)}})
 	}
 	l := tl.log(p)
-	if tl.bytes > tailBytes || l.end != 20 || l.start != 10 || len(l.entries) != 10 {
+	if tl.bytes > tailBytes || l.end != 20 || l.start != 12 || len(l.entries) != 8 {
 		t.Fatalf("%d bytes, log [%d, %d), %d entries", tl.bytes, l.start, l.end, len(l.entries))
 	}
-	if r := tl.readPartition(p, 3, 100); r.ErrorCode != offsetOutOfRange || r.LogStartOffset != 10 {
+	if r := tl.readPartition(p, 3, 100); r.ErrorCode != offsetOutOfRange || r.LogStartOffset != 12 {
 		t.Fatalf("a read below the start: code %d, start %d", r.ErrorCode, r.LogStartOffset)
 	}
 }
@@ -203,7 +203,7 @@ func TestPartitionsOf(t *testing.T) {
 
 // A frame is used again only when its last holder has let go.
 func TestFramesAreHeld(t *testing.T) {
-	for _, n := range []int{0, 1, 4096, 4097, 1 << 20, maxFrame} {
+	for _, n := range []int{0, 1, 1024, 1025, 1 << 20, maxFrame} {
 		if c := class(n); 1<<c < n || c > maxClass {
 			t.Errorf("%d bytes: class %d", n, c)
 		}

@@ -21,6 +21,9 @@ type entry struct {
 	raw        []byte
 }
 
+// size is what the entry costs: its share of a frame that is a power of two.
+func (e *entry) size() int { return 1 << class(len(e.raw)) }
+
 // tail keeps the last appends in memory and serves consumers from them.
 type tail struct {
 	mu     sync.Mutex
@@ -60,7 +63,7 @@ func (t *tail) add(entries []*entry) {
 		l.entries = append(l.entries, e)
 		l.end = e.next
 		t.order = append(t.order, e)
-		t.bytes += len(e.raw)
+		t.bytes += e.size()
 	}
 	for t.bytes > tailBytes && len(t.order) > 1 {
 		t.drop()
@@ -79,7 +82,7 @@ func (t *tail) drop() {
 	l.entries[0] = nil
 	l.entries = l.entries[1:]
 	l.start = e.next
-	t.bytes -= len(e.raw)
+	t.bytes -= e.size()
 	e.f.release()
 }
 

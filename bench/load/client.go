@@ -28,8 +28,13 @@ type Options struct {
 	Buffer      int    // bytes a producer holds before Send blocks
 }
 
+// Done is told the outcome of records that were sent without a function of
+// their own: bytes of key and value. It may be nil if there are none.
+type Done func(bytes int, err error)
+
 // Producer sends records. Send blocks while the buffer is full; done is called
-// once for each record, on another goroutine.
+// once for each record, on another goroutine. With a nil done the outcome goes
+// to the producer's Done, which costs no memory per record.
 type Producer interface {
 	Send(partition int32, key, value []byte, done func(offset int64, err error))
 	Flush(ctx context.Context) error
@@ -71,7 +76,7 @@ type ConsumerOptions struct {
 type Client interface {
 	CreateTopic(ctx context.Context, t Topic) error
 	DeleteTopic(ctx context.Context, t Topic) error
-	Producer(topic string) (Producer, error)
+	Producer(topic string, done Done) (Producer, error)
 	Consumer(ctx context.Context, o ConsumerOptions) (Consumer, error)
 	Close()
 }

@@ -87,6 +87,24 @@ var compressions = map[string]kgo.CompressionCodec{
 // queue of small records has a limit too.
 const maxRecords = 200_000
 
+// How soon a client looks again after an error. franz-go's defaults (5 s, 250 ms
+// doubling) are kind to large clusters, and would be all that a failover or a
+// restart measures; Kafka's own clients ask again after 100 ms.
+const (
+	metadataMinAge = 10 * time.Millisecond
+	minBackoff     = 10 * time.Millisecond
+	maxBackoff     = 100 * time.Millisecond
+	requestRetries = 1200 // two minutes of maxBackoff
+)
+
+// inFlight is what the client has in flight to a broker when it is
+// idempotent; without that it is set to the same.
+const inFlight = 5
+
+func backoff(tries int) time.Duration {
+	return min(minBackoff<<min(tries, 10), maxBackoff)
+}
+
 // ProducerOptions are the franz-go options of every producer, exported so that
 // a report can be reproduced and other commands can add to them.
 func ProducerOptions(o Options, topic string) ([]kgo.Opt, error) {
@@ -96,6 +114,9 @@ func ProducerOptions(o Options, topic string) ([]kgo.Opt, error) {
 	}
 	opts := []kgo.Opt{
 		kgo.SeedBrokers(o.Bootstrap...),
+		kgo.MetadataMinAge(metadataMinAge),
+		kgo.RetryBackoffFn(backoff),
+		kgo.RequestRetries(requestRetries),
 		kgo.DefaultProduceTopic(topic),
 		kgo.RecordPartitioner(kgo.ManualPartitioner()),
 		kgo.ProducerBatchCompression(codec),
@@ -112,9 +133,9 @@ func ProducerOptions(o Options, topic string) ([]kgo.Opt, error) {
 	case "", "all":
 		opts = append(opts, kgo.RequiredAcks(kgo.AllISRAcks()))
 	case "leader":
-		opts = append(opts, kgo.RequiredAcks(kgo.LeaderAck()), kgo.DisableIdempotentWrite())
+		opts = append(opts, kgo.RequiredAcks(kgo.LeaderAck()), kgo.DisableIdempotentWrite(), kgo.MaxProduceRequestsInflightPerBroker(inFlight))
 	case "none":
-		opts = append(opts, kgo.RequiredAcks(kgo.NoAck()), kgo.DisableIdempotentWrite())
+		opts = append(opts, kgo.RequiredAcks(kgo.NoAck()), kgo.DisableIdempotentWrite(), kgo.MaxProduceRequestsInflightPerBroker(inFlight))
 	default:
 		return nil, fmt.Errorf("unknown acks %q: all, leader or none", o.Acks)
 	}
@@ -122,12 +143,13 @@ func ProducerOptions(o Options, topic string) ([]kgo.Opt, error) {
 }
 
 type kafkaProducer struct {
-	cl  *kgo.Client
-	ctx context.Context
-	end context.CancelFunc
+	cl     *kgo.Client
+	ctx    context.Context
+	end    context.CancelFunc
+	common func(*kgo.Record, error)
 }
 
-func (k *kafka) Producer(topic string) (Producer, error) {
+func (k *kafka) Producer(topic string, done Done) (Producer, error) {
 	opts, err := ProducerOptions(k.o, topic)
 	if err != nil {
 		return nil, err
@@ -137,14 +159,17 @@ func (k *kafka) Producer(topic string) (Producer, error) {
 		return nil, err
 	}
 	p := &kafkaProducer{cl: cl}
+	p.common = func(r *kgo.Record, err error) { done(len(r.Key)+len(r.Value), err) }
 	p.ctx, p.end = context.WithCancel(context.Background())
 	return p, nil
 }
 
 func (p *kafkaProducer) Send(partition int32, key, value []byte, done func(int64, error)) {
-	p.cl.Produce(p.ctx, &kgo.Record{Partition: partition, Key: key, Value: value}, func(r *kgo.Record, err error) {
-		done(r.Offset, err)
-	})
+	promise := p.common
+	if done != nil {
+		promise = func(r *kgo.Record, err error) { done(r.Offset, err) }
+	}
+	p.cl.Produce(p.ctx, &kgo.Record{Partition: partition, Key: key, Value: value}, promise)
 }
 
 func (p *kafkaProducer) Flush(ctx context.Context) error { return p.cl.Flush(ctx) }

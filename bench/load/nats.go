@@ -104,6 +104,7 @@ type natsProducer struct {
 	nc    *nats.Conn
 	js    nats.JetStreamContext
 	topic string
+	other Done
 	acks  chan natsAck
 	slots chan struct{}
 	end   chan struct{} // closed by Close: what has no answer yet gets none
@@ -115,7 +116,7 @@ type natsAck struct {
 	done   func(int64, error)
 }
 
-func (n *natsClient) Producer(topic string) (Producer, error) {
+func (n *natsClient) Producer(topic string, done Done) (Producer, error) {
 	nc, err := nats.Connect(natsURL(n.o.Bootstrap), nats.MaxReconnects(-1))
 	if err != nil {
 		return nil, err
@@ -125,7 +126,7 @@ func (n *natsClient) Producer(topic string) (Producer, error) {
 		nc.Close()
 		return nil, err
 	}
-	p := &natsProducer{nc: nc, js: js, topic: topic, acks: make(chan natsAck, natsPending), slots: make(chan struct{}, natsPending), end: make(chan struct{}), done: make(chan struct{})}
+	p := &natsProducer{nc: nc, js: js, topic: topic, other: done, acks: make(chan natsAck, natsPending), slots: make(chan struct{}, natsPending), end: make(chan struct{}), done: make(chan struct{})}
 	go p.await()
 	return p, nil
 }
@@ -148,6 +149,9 @@ func (p *natsProducer) await() {
 }
 
 func (p *natsProducer) Send(partition int32, _, value []byte, done func(int64, error)) {
+	if done == nil {
+		done = func(_ int64, err error) { p.other(len(value), err) }
+	}
 	p.slots <- struct{}{}
 	f, err := p.js.PublishAsync(subject(p.topic, partition), value)
 	if err != nil {

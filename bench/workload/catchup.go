@@ -43,7 +43,7 @@ var consume = Workload{
 
 // preload produces what catch-ups will read.
 func (s *Session) preload(ctx context.Context) error {
-	p, err := s.Client.Producer(s.Topic.Name)
+	p, err := s.Client.Producer(s.Topic.Name, nil)
 	if err != nil {
 		return err
 	}

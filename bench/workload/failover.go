@@ -5,6 +5,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -35,6 +37,9 @@ const (
 	pollMetadata = 10 * time.Millisecond
 	betweenKills = time.Second
 )
+
+// outDir is where evidence goes that nobody asked for by name.
+const outDir = "bench-out"
 
 // recorded is a producer whose every record is in a history.
 type recorded struct {
@@ -105,7 +110,7 @@ func (s *Session) failover(ctx context.Context) (report.Sample, error) {
 		return out, err
 	}
 	defer admin.Close()
-	p, err := s.Client.Producer(s.Topic.Name)
+	p, err := s.Client.Producer(s.Topic.Name, nil)
 	if err != nil {
 		return out, err
 	}
@@ -158,9 +163,9 @@ func (s *Session) killLeader(ctx context.Context, r *recorded, adm *kadm.Client,
 	if node == nil {
 		return 0, 0, fmt.Errorf("the leader is broker %d, which was not started here", leader)
 	}
-	acked := r.watch(part)
 	start := time.Now()
-	node.Kill()
+	node.Kill() // returns when the process is gone: what is sent from now on was not acknowledged by it
+	acked := r.watch(part)
 	select {
 	case <-acked:
 		next = time.Since(start)
@@ -244,7 +249,10 @@ func (s *Session) judge(ctx context.Context, r *recorded, adm *kadm.Client, next
 	}
 	file := s.P.HistoryFile
 	if file == "" {
-		file = fmt.Sprintf("failover-%s-%d.jsonl", s.C.Name, time.Now().Unix())
+		file = filepath.Join(outDir, fmt.Sprintf("failover-%s-%d.jsonl", s.C.Name, time.Now().Unix()))
+	}
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+		return err
 	}
 	if err := history.SaveFile(file, h); err != nil {
 		return err

@@ -25,7 +25,7 @@ func failoverParts(t *testing.T) (*Session, *recorded, *kadm.Client) {
 	if err := s.newTopic(ctx, "failover", 3); err != nil {
 		t.Fatal(err)
 	}
-	prod, err := s.Client.Producer(s.Topic.Name)
+	prod, err := s.Client.Producer(s.Topic.Name, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

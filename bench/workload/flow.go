@@ -138,7 +138,7 @@ func (f *flow) startProducers(ctx context.Context) (wait func() error, err error
 		}
 	}
 	for range n {
-		p, err := f.s.Client.Producer(f.s.Topic.Name)
+		p, err := f.s.Client.Producer(f.s.Topic.Name, f.untimed)
 		if err != nil {
 			closeAll()
 			return nil, err
@@ -204,35 +204,45 @@ func (g *generator) send(due time.Time, timed bool) {
 	part := g.next % int32(f.s.Topic.Partitions)
 	g.next++
 	key := g.pay.key()
-	size := int64(len(key) + f.s.P.RecordSize)
-	var sent time.Time
-	var value []byte
-	if timed || len(f.tail) > 0 {
-		sent = time.Now()
-		if due.IsZero() {
-			due = sent
-		}
+	if !timed && len(f.tail) == 0 {
+		g.p.Send(part, key, g.pay.plain(), nil)
+		return
 	}
+	sent := time.Now()
+	if due.IsZero() {
+		due = sent
+	}
+	var value []byte
 	if len(f.tail) > 0 {
 		value = g.pay.stamped(due)
 	} else {
 		value = g.pay.plain()
 	}
-	g.p.Send(part, key, value, func(_ int64, err error) { f.done(due, sent, timed, size, err) })
+	if !timed {
+		g.p.Send(part, key, value, nil)
+		return
+	}
+	size := len(key) + f.s.P.RecordSize
+	g.p.Send(part, key, value, func(_ int64, err error) { f.done(due, sent, size, err) })
 }
 
-func (f *flow) done(due, sent time.Time, timed bool, size int64, err error) {
+// untimed is the outcome of a record whose latency nobody measures.
+func (f *flow) untimed(size int, err error) {
 	if err != nil {
 		f.fail(err)
 		return
 	}
 	f.acked.Add(1)
-	now := f.now()
-	if f.inWindow(now) {
+	if f.from.Load() != 0 && f.to.Load() == 0 {
 		f.records.Add(1)
-		f.bytes.Add(size)
+		f.bytes.Add(int64(size))
 	}
-	if timed && f.inWindow(int64(due.Sub(f.base))) {
+}
+
+func (f *flow) done(due, sent time.Time, size int, err error) {
+	f.untimed(size, err)
+	if err == nil && f.inWindow(int64(due.Sub(f.base))) {
+		now := f.now()
 		f.ack.Record(time.Duration(now - int64(due.Sub(f.base))))
 		f.ackRaw.Record(time.Duration(now - int64(sent.Sub(f.base))))
 	}

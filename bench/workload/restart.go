@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/tailrace/tailrace/bench/load"
 	"github.com/tailrace/tailrace/bench/report"
 )
 
@@ -79,24 +80,48 @@ func (s *Session) stopAll() error {
 func (s *Session) firstAck(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, inSyncLimit)
 	defer cancel()
-	p, err := s.Client.Producer(s.Topic.Name)
+	p, err := s.producerSoon(ctx)
 	if err != nil {
 		return err
 	}
 	defer p.Close()
-	acks := make(chan error, s.Topic.Partitions)
-	for i := range s.Topic.Partitions {
-		go p.Send(int32(i), nil, make([]byte, s.P.RecordSize), func(_ int64, err error) { acks <- err })
+	type answer struct {
+		part int32
+		err  error
 	}
-	for range s.Topic.Partitions {
+	answers := make(chan answer, s.Topic.Partitions)
+	send := func(part int32) {
+		p.Send(part, nil, make([]byte, s.P.RecordSize), func(_ int64, err error) { answers <- answer{part, err} })
+	}
+	for i := range s.Topic.Partitions {
+		go send(int32(i))
+	}
+	for left := s.Topic.Partitions; left > 0; {
 		select {
-		case err := <-acks:
-			if err != nil {
-				return err
+		case a := <-answers:
+			if a.err == nil {
+				left--
+				continue
+			}
+			if err := sleep(ctx, pollMetadata); err == nil {
+				go send(a.part)
 			}
 		case <-ctx.Done():
 			return fmt.Errorf("no acknowledgement from every partition within %s", inSyncLimit)
 		}
 	}
 	return nil
+}
+
+// producerSoon makes a producer of a target that may not be up yet.
+func (s *Session) producerSoon(ctx context.Context) (load.Producer, error) {
+	for {
+		p, err := s.Client.Producer(s.Topic.Name, nil)
+		if err == nil {
+			return p, nil
+		}
+		if sleep(ctx, pollMetadata) != nil {
+			return nil, err
+		}
+	}
 }

@@ -93,8 +93,10 @@ func (s *Session) fsyncs() float64 {
 	return sum
 }
 
+// isSyncCounter knows tailrace_segment_syncs_total and
+// tailrace_catalog_syncs_total, and the usual names of others.
 func isSyncCounter(name string) bool {
-	return strings.Contains(name, "sync") && (strings.HasSuffix(name, "fsyncs_total") || strings.HasSuffix(name, "fdatasyncs_total") || strings.HasSuffix(name, "fsync_seconds_count"))
+	return strings.HasSuffix(name, "_syncs_total") || strings.HasSuffix(name, "_fsyncs_total") || strings.HasSuffix(name, "_fdatasyncs_total")
 }
 
 var scraper = http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}

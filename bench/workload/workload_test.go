@@ -191,7 +191,7 @@ func TestStamps(t *testing.T) {
 
 func TestScrape(t *testing.T) {
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		fmt.Fprint(w, "# TYPE x_fsyncs_total counter\nx_fsyncs_total{dir=\"a b\"} 3\nx_fsyncs_total{dir=\"c\"} 4 1700000000\nx_other_total 100\ny_fdatasyncs_total 5\nresync_total 7\n")
+		fmt.Fprint(w, "# TYPE x_fsyncs_total counter\nx_fsyncs_total{dir=\"a b\"} 3\nx_fsyncs_total{dir=\"c\"} 4 1700000000\nx_other_total 100\ny_segment_syncs_total 5\nresync_total 7\n")
 	}))
 	defer srv.Close()
 	if got := scrape(srv.URL, isSyncCounter); got != 12 {

@@ -83,7 +83,6 @@ func (pt *producePart) refuse(code int16, msg string) {
 func (p *produceCall) handOver() {
 	refusal, msg := p.refusal()
 	img := p.s.b.Image()
-	leased := p.s.b.LeaseValid()
 	next := 0
 	for i := range p.req.Topics {
 		t := &p.req.Topics[i]
@@ -95,7 +94,7 @@ func (p *produceCall) handOver() {
 				pt.refuse(refusal, msg)
 				continue
 			}
-			p.appendTo(pt, img, t, &t.Partitions[j], leased)
+			p.appendTo(pt, img, t, &t.Partitions[j])
 		}
 	}
 }
@@ -112,7 +111,7 @@ func (p *produceCall) refusal() (code int16, msg string) {
 	}
 }
 
-func (p *produceCall) appendTo(pt *producePart, img *control.Image, t *kmsg.ProduceRequestTopic, rp *kmsg.ProduceRequestTopicPartition, leased bool) {
+func (p *produceCall) appendTo(pt *producePart, img *control.Image, t *kmsg.ProduceRequestTopic, rp *kmsg.ProduceRequestTopicPartition) {
 	f, code := p.find(img, p.version >= 13, t.TopicID, t.Topic, rp.Partition)
 	pt.at = f.partition
 	switch {
@@ -120,7 +119,7 @@ func (p *produceCall) appendTo(pt *producePart, img *control.Image, t *kmsg.Prod
 		pt.refuse(code, "")
 	case f.topic.Internal && !p.peer.Internal:
 		pt.refuse(kerr.TopicAuthorizationFailed.Code, "internal topics are written by brokers only")
-	case f.replica == nil || !leased:
+	case f.replica == nil:
 		pt.refuse(kerr.NotLeaderForPartition.Code, "")
 	default:
 		if code, msg := checkRecords(p.version, rp.Records); code != 0 {
@@ -205,6 +204,7 @@ func (p *produceCall) freeze() bool {
 
 // answer sends the results, which are frozen.
 func (p *produceCall) answer() {
+	defer p.recoverPanic() // it may run on a replica's caller
 	if p.req.Acks == 0 {
 		p.answerUnacknowledged()
 		return

@@ -85,8 +85,8 @@ func (f *fetchCall) kinds() partition.Kind {
 }
 
 // read reads one partition into its entry. remaining is what is left of the
-// response, and first says that nothing was read yet (KIP-74).
-func (f *fetchCall) read(img *control.Image, e *fetchEntry, remaining int, first bool) {
+// response, and minOne asks for a batch even if it does not fit.
+func (f *fetchCall) read(img *control.Image, e *fetchEntry, remaining int, minOne bool) {
 	e.release()
 	fd, code := f.find(img, f.version >= 13, e.topic.id, e.topic.name, e.partition)
 	e.at = fd.partition
@@ -99,7 +99,7 @@ func (f *fetchCall) read(img *control.Image, e *fetchEntry, remaining int, first
 		return
 	}
 	req := partition.ReadRequest{
-		Offset: e.offset, MaxBytes: min(int(max(e.maxBytes, 0)), max(remaining, 0)), MinOne: first,
+		Offset: e.offset, MaxBytes: min(int(max(e.maxBytes, 0)), max(remaining, 0)), MinOne: minOne,
 		CurrentEpoch: e.currentEpoch, LastFetchedEpoch: e.lastFetchedEpoch,
 		Follower: f.follower, Incarnation: f.incarnation, Rack: f.rack, Client: f.client,
 		ReadCommitted: f.req.IsolationLevel == 1, Now: f.s.b.Clock().Elapsed(),

@@ -79,20 +79,23 @@ func (f *fetchCall) gone() bool {
 func (f *fetchCall) round() (bytes int, immediate bool) {
 	img := f.s.b.Image()
 	work := f.set.take()
-	var later []*fetchEntry
+	later := f.set.later[:0]
 	for i, e := range work {
 		remaining := f.maxBytes - bytes
 		if remaining <= 0 && bytes > 0 && !f.full {
 			f.set.requeue(work[i:]...)
 			break
 		}
-		f.read(img, e, remaining, bytes == 0)
+		// KIP-74: the first batch goes out whatever its size. A follower gets
+		// one of each partition while there is room at all: it must advance,
+		// and an empty answer would not tell it that there is more.
+		f.read(img, e, remaining, bytes == 0 || (remaining > 0 && f.follower != model.NoBroker))
 		f.touch(e)
 		bytes += e.bytes()
 		keep, now := e.settle(f)
 		immediate = immediate || now
 		switch {
-		case remaining <= 0: // only its watermarks were read
+		case remaining <= 0 || e.unserved(): // its batch did not fit
 			f.set.requeue(e)
 		case keep:
 			later = append(later, e)
@@ -101,6 +104,7 @@ func (f *fetchCall) round() (bytes int, immediate bool) {
 	// What was not reached comes first in the next round, what had its turn
 	// last: no partition starves behind a busy one.
 	f.set.requeue(later...)
+	f.set.later = later
 	return bytes, immediate
 }
 
@@ -178,6 +182,7 @@ func (f *fetchCall) finish(answer bool) {
 	for _, e := range f.touched {
 		e.touchedBy = nil
 	}
+	f.set.touched, f.touched = f.touched[:0], nil
 	f.leave()
 	if answer {
 		f.replyParts(parts...)
@@ -190,6 +195,7 @@ func (f *fetchCall) finish(answer bool) {
 func (f *fetchCall) recoverRun() {
 	if v := recover(); v != nil {
 		f.panicked(v)
+		f.releaseAll()
 		f.s.sessions.remove(f.set)
 		f.leave()
 	}
@@ -210,6 +216,9 @@ func (f *fetchCall) encode() []wire.Part {
 			continue
 		}
 		e.sentHW, e.sentStart = e.res.HighWatermark, e.res.LogStart
+		if e.res.Err != 0 { // an error carries neither
+			e.sentHW, e.sentStart = -1, -1
+		}
 		resp.add(e)
 		if f.version >= 16 && wantsHint(e.res.Err) {
 			e.leaderID, e.leaderEpoch = resp.hints.add(f.call, img, e.at)

@@ -76,8 +76,10 @@ func (f *fetchCall) reserve() {
 	for i := range f.req.Topics {
 		n += len(f.req.Topics[i].Partitions)
 	}
-	lists := make([]*fetchEntry, 4*n)
-	f.set.all, f.set.next, f.set.spare, f.touched = lists[0:0:n], lists[n:n:2*n], lists[2*n:2*n:3*n], lists[3*n:3*n:4*n]
+	lists := make([]*fetchEntry, 5*n)
+	for i, list := range []*[]*fetchEntry{&f.set.all, &f.set.next, &f.set.spare, &f.set.later, &f.touched} {
+		*list = lists[i*n : i*n : (i+1)*n]
+	}
 }
 
 // leaveSessionless goes on with a set that found no room as a session.

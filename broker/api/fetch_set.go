@@ -21,7 +21,9 @@ type fetchSet struct {
 	byKey    map[entryKey]*fetchEntry
 	next     []*fetchEntry // to be read in the next round: unread, with data, or in error
 	recheck  []*fetchEntry // to be read again by the next request: served by a replica that is not the leader
-	spare    []*fetchEntry // memory of the last round's work
+	spare    []*fetchEntry // memory of the last round's work,
+	later    []*fetchEntry // of those that had their turn,
+	touched  []*fetchEntry // and of the last call's list
 	watching bool
 
 	// Identity of a session; zero without one.
@@ -203,6 +205,12 @@ func (e *fetchEntry) settle(f *fetchCall) (keep, immediate bool) {
 	return keep || e.bytes() > 0, immediate
 }
 
+// unserved reports whether there are committed records that the limits of this
+// answer left out.
+func (e *fetchEntry) unserved() bool {
+	return e.res.Err == 0 && e.bytes() == 0 && e.res.PreferredReplica == model.NoBroker && e.res.Diverging == nil && e.offset < e.res.HighWatermark
+}
+
 // news reports whether an incremental answer must contain the entry (KIP-227).
 func (e *fetchEntry) news() bool {
 	res := &e.res
@@ -220,9 +228,9 @@ func (e *fetchEntry) bytes() int {
 
 // release unpins what was read and not sent.
 func (e *fetchEntry) release() {
-	if e.res.Range != nil {
-		e.res.Range.Release()
+	if r := e.res.Range; r != nil {
 		e.res.Range = nil
+		r.Release()
 	}
 }
 
@@ -256,6 +264,7 @@ func (s *fetchSet) unwatchAll() {
 // begin applies the request to the set, which it owns, and runs it.
 func (f *fetchCall) begin() {
 	defer f.recoverRun()
+	f.touched = f.set.touched
 	if !f.apply() {
 		f.s.sessions.remove(f.set)
 		f.sessionID = 0

@@ -227,6 +227,9 @@ func TestFetchGivesUp(t *testing.T) {
 	req.MaxWaitMillis = 1 << 30
 	conn := c.start(req)
 	eventually(t, "parked", func() bool { return c.parked() == 1 })
+	if st := c.s.Stats(); st.Fetches != 1 || st.FetchSessions != 0 {
+		t.Errorf("%+v", st)
+	}
 	c.s.Close()
 	if a := conn.wait(); !a.silent {
 		t.Errorf("%+v", a)

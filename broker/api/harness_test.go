@@ -428,8 +428,12 @@ func (c *client) start(req kmsg.Request) *fakeConn {
 
 func (c *client) raw(key, version int16, body []byte) *fakeConn {
 	conn := newFakeConn(c.t)
-	c.s.serve(&call{s: c.s, version: version, clientID: "test", body: body, peer: c.peer, out: conn}, key)
+	c.send(conn, key, version, body)
 	return conn
+}
+
+func (c *client) send(conn *fakeConn, key, version int16, body []byte) {
+	c.s.serve(&call{s: c.s, version: version, clientID: "test", body: body, peer: c.peer, out: conn}, key)
 }
 
 // do sends a request and decodes the response.

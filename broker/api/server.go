@@ -73,6 +73,24 @@ func (s *Server) Close() {
 	s.running.Wait()
 }
 
+// Stats are figures for metrics.
+type Stats struct {
+	FetchSessions int // incremental fetch sessions
+	Partitions    int // in those sessions
+	Fetches       int // fetch requests that are not answered
+}
+
+// Stats returns the figures of the moment.
+func (s *Server) Stats() (st Stats) {
+	s.sessions.mu.Lock()
+	st.FetchSessions, st.Partitions = len(s.sessions.byID), s.sessions.entries
+	s.sessions.mu.Unlock()
+	s.fetches.mu.Lock()
+	st.Fetches = len(s.fetches.set)
+	s.fetches.mu.Unlock()
+	return st
+}
+
 // responder is the part of wire.Request that answers.
 type responder interface {
 	Reply(parts ...wire.Part)

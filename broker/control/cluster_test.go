@@ -587,3 +587,37 @@ func TestFalsePeerDown(t *testing.T) {
 		t.Fatalf("the leader was deposed: %+v", s)
 	}
 }
+
+// A graceful stop hands the quorum over without an election timeout.
+func TestTransfer(t *testing.T) {
+	c := newCluster(t, 3, CoreOptions{})
+	lead := c.elect(c.voters[0])
+	c.tick(2)
+	lead.Transfer()
+	c.settle()
+	if lead.Status().Ready || lead.Status().Leader == c.voters[0] {
+		t.Fatalf("still leads: %+v", lead.Status())
+	}
+	if got, want := FoundingClusterID(c.voters), FoundingClusterID([]uint64{c.voters[2], c.voters[0], c.voters[1]}); got != want || len(got) != 22 {
+		t.Fatalf("founders derive %q and %q", got, want)
+	}
+}
+
+// unknownCommand stands for a defect in the decisions.
+type unknownCommand struct{ BalanceLeaders }
+
+// Whatever was queued with the command that hits a defect is answered once.
+func TestDefectAnswersEverybody(t *testing.T) {
+	c := newCluster(t, 1, CoreOptions{})
+	lead := c.elect(c.voters[0])
+	answers := make([]int, 4)
+	for i, cmd := range []Command{&ResolveOffline{}, &FenceBroker{Broker: 1}, &unknownCommand{}, &FenceBroker{Broker: 2}} {
+		lead.Submit(cmd, func(Result, error) { answers[i]++ })
+	}
+	if _, err := lead.Process(); err == nil {
+		t.Fatal("the defect went unnoticed")
+	}
+	if !slices.Equal(answers, []int{1, 1, 1, 1}) {
+		t.Fatalf("answers %v", answers)
+	}
+}

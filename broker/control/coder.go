@@ -21,6 +21,7 @@ var ErrCorrupt = errors.New("control: malformed encoding")
 type coder struct {
 	buf     []byte // written so far, or left to read
 	reading bool
+	limit   int // longest list to accept; 0: as many as there are bytes
 	err     error
 }
 
@@ -146,22 +147,14 @@ func (c *coder) str(v *string) {
 	*v, c.buf = string(c.buf[:n]), c.buf[n:]
 }
 
-func (c *coder) bytes(v *[]byte) {
-	n := c.length(len(*v))
-	if !c.reading {
-		c.buf = append(c.buf, *v...)
-		return
-	}
-	if n > 0 {
-		*v = slices.Clone(c.buf[:n])
-	}
-	c.buf = c.buf[n:]
-}
-
 // codeSlice codes a list; an empty one reads as nil. Memory grows with what is
 // really there, not with the announced length.
 func codeSlice[T any](c *coder, s *[]T, elem func(*T)) {
 	n := c.length(len(*s))
+	if c.reading && c.limit > 0 && n > c.limit {
+		c.fail("list too long")
+		return
+	}
 	if !c.reading {
 		for i := range *s {
 			elem(&(*s)[i])

@@ -10,6 +10,10 @@ import (
 // MaxMessage bounds an encoded command, result or heartbeat.
 const MaxMessage = 8 << 20
 
+// maxList bounds each list in a message, and with it what a short encoding can
+// make of itself in memory.
+const maxList = 1 << 18
+
 const messageVersion uint8 = 1
 
 // EncodeCommand returns the private wire form: version, kind, fields.
@@ -32,7 +36,7 @@ func DecodeCommand(b []byte) (Command, error) {
 	if cmd == nil {
 		return nil, fmt.Errorf("%w: command kind %d", ErrCorrupt, b[1])
 	}
-	c := &coder{buf: b[2:], reading: true}
+	c := &coder{buf: b[2:], reading: true, limit: maxList}
 	cmd.code(c)
 	return cmd, c.end()
 }
@@ -49,7 +53,7 @@ func DecodeResult(b []byte) (*Result, error) {
 	if len(b) < 1 || len(b) > MaxMessage || b[0] != messageVersion {
 		return nil, fmt.Errorf("%w: result of %d bytes", ErrCorrupt, len(b))
 	}
-	c := &coder{buf: b[1:], reading: true}
+	c := &coder{buf: b[1:], reading: true, limit: maxList}
 	r := &Result{}
 	r.code(c)
 	return r, c.end()

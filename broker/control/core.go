@@ -1,10 +1,12 @@
 package control
 
 import (
+	"cmp"
 	"crypto/rand"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"go.etcd.io/raft/v3"
@@ -161,11 +163,8 @@ func NewCore(o CoreOptions) (*Core, error) {
 	var seed [8]byte
 	o.Rand(seed[:]) // an answer to a read of an earlier life must not match
 	c.readSeq = binary.BigEndian.Uint64(seed[:])
-	snap, err := l.Snapshot()
-	if err != nil {
-		return nil, err
-	}
-	if !raft.IsEmptySnap(snap) {
+	snap := l.stored
+	if l.stored = nil; snap != nil {
 		if err := c.restore(snap); err != nil {
 			return nil, err
 		}
@@ -178,7 +177,25 @@ func NewCore(o CoreOptions) (*Core, error) {
 		StepDownOnRemoval: true, Logger: quietLogger{},
 	})
 	l.current = c.snapshot
+	if !o.Manual {
+		c.candidacy(0) // nobody may lead yet: do not wait for a timeout
+	}
 	return c, err
+}
+
+// candidacy lets this member, if it votes, campaign soon unless somebody leads
+// by then: the voters other than gone take turns, so that one of them wins.
+func (c *Core) candidacy(gone uint64) {
+	rank := 0
+	for _, v := range c.img.Voters {
+		if v == c.opt.RaftID {
+			c.campaignIn = 1 + 2*rank
+			return
+		}
+		if v != gone {
+			rank++
+		}
+	}
 }
 
 // snapshot is of the applied state.
@@ -277,16 +294,7 @@ func (c *Core) PeerDown(id uint64) {
 		return
 	}
 	_ = c.rn.ForgetLeader()
-	rank := 0
-	for _, v := range c.img.Voters {
-		if v == c.opt.RaftID {
-			c.campaignIn = 1 + 2*rank
-			return
-		}
-		if v != id {
-			rank++
-		}
-	}
+	c.candidacy(id)
 }
 
 // Submit queues a command for a decision. done is called once, from Process.
@@ -318,14 +326,40 @@ func (c *Core) ReportUnreachable(id uint64) {
 	}
 }
 
-// Voter reports whether this member votes.
-func (c *Core) Voter() bool {
-	for _, v := range c.img.Voters {
-		if v == c.opt.RaftID {
-			return true
+// Transfer hands the leadership of the quorum to the voter that is furthest,
+// as before a graceful stop.
+func (c *Core) Transfer() {
+	if c.err != nil || !c.isLeader() {
+		return
+	}
+	best, match := uint64(0), uint64(0)
+	for _, m := range c.Members() {
+		if m.Voter && m.Active && m.RaftID != c.opt.RaftID && m.Match > match {
+			best, match = m.RaftID, m.Match
 		}
 	}
-	return false
+	if best != 0 {
+		c.rn.TransferLeader(best)
+	}
+}
+
+// Member is a member of the quorum as its leader sees it.
+type Member struct {
+	RaftID uint64
+	Voter  bool
+	Active bool   // heard from lately
+	Match  uint64 // log index up to which it has the log durably
+}
+
+// Members returns the quorum's members by raft id; nil unless this one leads.
+func (c *Core) Members() []Member {
+	var out []Member
+	for id, pr := range c.rn.Status().Progress {
+		out = append(out, Member{RaftID: id, Voter: slices.Contains(c.img.Voters, id),
+			Active: pr.RecentActive || id == c.opt.RaftID, Match: pr.Match})
+	}
+	slices.SortFunc(out, func(a, b Member) int { return cmp.Compare(a.RaftID, b.RaftID) })
+	return out
 }
 
 // Incarnation returns the incarnation under which this member's storage was

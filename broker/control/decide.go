@@ -78,14 +78,13 @@ func (d *decision) refuse(e *kerr.Error, format string, args ...any) error {
 	return nil
 }
 
+// MaxFeatureLevel is the highest feature level that this binary understands.
+const MaxFeatureLevel = 1
+
 const (
 	producerIDBlock   = 1000
-	maxFeatureLevel   = 1
 	firstFeatureLevel = 1
 )
-
-// MaxFeatureLevel is the highest feature level that this binary understands.
-const MaxFeatureLevel = maxFeatureLevel
 
 func (d *decision) allocateProducerIDs(cmd *AllocateProducerIDs) error {
 	if b := d.img.Brokers[cmd.Broker]; b == nil || b.Incarnation != cmd.Incarnation {
@@ -96,8 +95,8 @@ func (d *decision) allocateProducerIDs(cmd *AllocateProducerIDs) error {
 }
 
 func (d *decision) finalizeFeatures(cmd *FinalizeFeatures) error {
-	if cmd.Level < firstFeatureLevel || cmd.Level > maxFeatureLevel {
-		return d.refuse(kerr.InvalidUpdateVersion, "feature level %d is not in [%d, %d]", cmd.Level, firstFeatureLevel, maxFeatureLevel)
+	if cmd.Level < firstFeatureLevel || cmd.Level > MaxFeatureLevel {
+		return d.refuse(kerr.InvalidUpdateVersion, "feature level %d is not in [%d, %d]", cmd.Level, firstFeatureLevel, MaxFeatureLevel)
 	}
 	if cmd.Level < d.img.FeatureLevel {
 		return d.refuse(kerr.InvalidUpdateVersion, "the cluster is at feature level %d; there is no way back", d.img.FeatureLevel)

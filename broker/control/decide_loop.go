@@ -1,11 +1,15 @@
 package control
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+)
 
 // Limits of one batch of decisions.
 const (
 	maxBatchCommands = 1024
 	maxBatchBytes    = 1 << 20
+	recordBytes      = 48 // about
 )
 
 // decide takes queued commands, decides each against the image that the
@@ -28,34 +32,14 @@ func (c *Core) decide() bool {
 		return false // a configuration change is in flight: its index is taken
 	}
 	f := &flight{index: last + 1}
-	b := newBuilder(c.img, f.index)
-	var records []Record
-	barrier := false
-	size := 0
-	n := 0
-	for ; n < len(c.queue) && n < maxBatchCommands && size < maxBatchBytes; n++ {
-		w := c.queue[n]
-		recs, err := c.decideOne(b, &w)
-		if err != nil {
-			c.err = err
-			return false
-		}
-		records = append(records, recs...)
-		size += 48 * len(recs)
-		if len(recs) == 0 && !needsBarrier(w.cmd) {
-			w.result.Index = c.img.Index
-			w.done(w.result, nil)
-			continue
-		}
-		barrier = true
-		f.waiters = append(f.waiters, w)
+	records := c.collect(f)
+	if c.err != nil {
+		return false
 	}
-	c.queue = append([]waiter(nil), c.queue[n:]...)
-	if !barrier {
+	if len(f.waiters) == 0 {
 		return len(c.queue) > 0
 	}
-	o.flight = f
-	f.data = encodeBatch(f.index, records)
+	o.flight, f.data = f, encodeBatch(f.index, records)
 	if err := c.rn.Propose(f.data); err != nil {
 		o.flight = nil
 		for _, w := range f.waiters {
@@ -64,6 +48,33 @@ func (c *Core) decide() bool {
 		return false
 	}
 	return true
+}
+
+// collect decides queued commands up to the size of a batch. Those with
+// records, or whose answer needs a majority behind it, wait in f; the others
+// are answered.
+func (c *Core) collect(f *flight) []Record {
+	b := newBuilder(c.img, f.index)
+	var records []Record
+	n := 0
+	for ; n < len(c.queue) && n < maxBatchCommands && recordBytes*len(records) < maxBatchBytes; n++ {
+		w := c.queue[n]
+		recs, err := c.decideOne(b, &w)
+		if err != nil {
+			c.err = err
+			c.queue = append(f.waiters, c.queue[n:]...) // abandoned with the rest
+			return nil
+		}
+		records = append(records, recs...)
+		if len(recs) > 0 || needsBarrier(w.cmd) {
+			f.waiters = append(f.waiters, w)
+			continue
+		}
+		w.result.Index = c.img.Index
+		w.done(w.result, nil)
+	}
+	c.queue = slices.Clone(c.queue[n:])
+	return records
 }
 
 // decideOne decides one command on the working image and lets the image

@@ -273,3 +273,33 @@ func (n *Node) Incarnation() (model.Incarnation, error) { return n.core.Incarnat
 
 // SaveIncarnation records a new incarnation durably.
 func (n *Node) SaveIncarnation(i model.Incarnation) error { return n.core.SaveIncarnation(i) }
+
+// Members returns the quorum's members if this node leads it, else
+// ErrNotController.
+func (n *Node) Members(ctx context.Context) ([]Member, error) {
+	return await(ctx, n, func(done func([]Member, error)) {
+		if m := n.core.Members(); m != nil {
+			done(m, nil)
+			return
+		}
+		done(nil, ErrNotController)
+	})
+}
+
+// StepDown hands the quorum's leadership to another voter, so that a graceful
+// stop costs no election timeout. It returns when this node does not lead.
+func (n *Node) StepDown(ctx context.Context) error {
+	for n.Status().Leader == n.opt.RaftID {
+		if err := n.do(ctx, n.core.Transfer); err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-n.done:
+			return ErrStopped
+		case <-time.After(retryPause):
+		}
+	}
+	return nil
+}

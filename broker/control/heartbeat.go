@@ -89,7 +89,7 @@ func decodeMessage(b []byte, m coded) error {
 	if len(b) < 1 || len(b) > MaxMessage || b[0] != messageVersion {
 		return fmt.Errorf("%w: message of %d bytes", ErrCorrupt, len(b))
 	}
-	c := &coder{buf: b[1:], reading: true}
+	c := &coder{buf: b[1:], reading: true, limit: maxList}
 	m.code(c)
 	return c.end()
 }

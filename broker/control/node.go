@@ -24,7 +24,6 @@ type Transport interface {
 // Options configure a Node.
 type Options struct {
 	CoreOptions
-	Broker    model.BrokerID
 	Transport Transport
 	Clock     clock.Clock
 	Tick      time.Duration // default DefaultTick

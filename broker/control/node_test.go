@@ -93,7 +93,7 @@ func (c *testCluster) start(i int, voters []uint64) {
 	id, clk := raftOf(i), clock.NewReal()
 	node, err := NewNode(Options{
 		CoreOptions: CoreOptions{RaftID: id, KV: c.kvs[i], Prefix: []byte("meta/"), Voters: voters, ClusterID: "cluster"},
-		Broker:      model.BrokerID(i), Transport: port{c.board, id}, Clock: clk,
+		Transport:   port{c.board, id}, Clock: clk,
 		Peers: func() []uint64 { return c.voters },
 		Fatal: func(err error) { c.t.Errorf("broker %d: %v", i, err) },
 	})

@@ -308,8 +308,8 @@ func (o *office) members(c *Core) {
 // caughtUp returns the members that follow the log closely.
 func (c *Core) caughtUp() map[uint64]bool {
 	ok := map[uint64]bool{}
-	for id, pr := range c.rn.Status().Progress {
-		ok[id] = pr.RecentActive && pr.Match+64 >= c.img.Index
+	for _, m := range c.Members() {
+		ok[m.RaftID] = m.Active && m.Match+64 >= c.img.Index
 	}
 	return ok
 }

@@ -134,7 +134,7 @@ func TestRefusedConnectionFencesAtOnce(t *testing.T) {
 // Silence fences only when the lease is over, and nobody vouches for it.
 func TestSilence(t *testing.T) {
 	c, lead := sessions(t)
-	c.heartbeat(lead, current(lead, 3))
+	c.beat(lead, 2*ticksOf(DefaultLease), 1, 2, 3)
 	c.suspect(lead, 3, EvidenceSilence)
 	c.beat(lead, ticksOf(DefaultLease)-2, 1, 2)
 	if lead.Image().Brokers[3].Fenced {

@@ -1,6 +1,8 @@
 package control
 
 import (
+	"crypto/sha256"
+	"encoding/base64"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -26,6 +28,7 @@ type raftLog struct {
 	prefix []byte
 	bytes  int // of the entries in memory
 	failed error
+	stored *pb.Snapshot // as opened; nil if there was none
 	// current makes a snapshot of what is applied now, for a peer that needs
 	// one: the stored one may be older than the peer's membership.
 	current func() (*pb.Snapshot, error)
@@ -56,15 +59,22 @@ func openRaftLog(kv segment.KV, prefix []byte) (*raftLog, error) {
 	if err := l.loadEntries(); err != nil {
 		return nil, err
 	}
+	return l, l.loadHardState()
+}
+
+func (l *raftLog) loadHardState() error {
 	hs := &pb.HardState{}
 	found, err := l.load(l.key('h'), hs)
 	if err != nil || !found {
-		return l, err
+		return err
 	}
-	if last, _ := l.LastIndex(); hs.GetCommit() > last {
-		return nil, fmt.Errorf("control: metadata log ends at %d, below its commit index %d", last, hs.GetCommit())
+	first, _ := l.FirstIndex()
+	last, _ := l.LastIndex()
+	if hs.GetCommit() > last {
+		return fmt.Errorf("control: metadata log ends at %d, below its commit index %d", last, hs.GetCommit())
 	}
-	return l, l.SetHardState(hs)
+	hs.Commit = new(max(hs.GetCommit(), first-1)) // a commit index alone is not synced
+	return l.SetHardState(hs)
 }
 
 func (l *raftLog) load(key []byte, m proto.Message) (bool, error) {
@@ -87,8 +97,12 @@ func (l *raftLog) loadSnapshot() error {
 	if err != nil || !found {
 		return err
 	}
-	return l.ApplySnapshot(s)
+	l.stored = s
+	return l.ApplySnapshot(bare(s))
 }
+
+// bare is a snapshot without its image, which is not kept twice in memory.
+func bare(s *pb.Snapshot) *pb.Snapshot { return &pb.Snapshot{Metadata: s.GetMetadata()} }
 
 func (l *raftLog) loadEntries() error {
 	first, _ := l.FirstIndex()
@@ -123,10 +137,8 @@ func (l *raftLog) found(img *Image, voters []uint64) error {
 	s := &pb.Snapshot{Data: EncodeImage(img), Metadata: &pb.SnapshotMetadata{
 		Index: new(uint64(1)), Term: new(uint64(1)), ConfState: &pb.ConfState{Voters: img.Voters}}}
 	hs := &pb.HardState{Term: new(uint64(1)), Commit: new(uint64(1)), Vote: new(uint64(0))}
-	if err := l.persist(raft.Ready{Snapshot: s, HardState: hs, MustSync: true}); err != nil {
-		return err
-	}
-	return nil
+	l.stored = s
+	return l.persist(raft.Ready{Snapshot: s, HardState: hs, MustSync: true})
 }
 
 // persist makes a Ready durable, before any of its messages is sent.
@@ -175,7 +187,7 @@ func (l *raftLog) write(rd raft.Ready) error {
 func (l *raftLog) remember(rd raft.Ready, hasSnap bool) error {
 	if hasSnap {
 		l.bytes = 0
-		if err := l.ApplySnapshot(rd.Snapshot); err != nil {
+		if err := l.ApplySnapshot(bare(rd.Snapshot)); err != nil {
 			return err
 		}
 	}
@@ -201,10 +213,11 @@ func (l *raftLog) compact(img *Image, cs *pb.ConfState, keep uint64) error {
 	if l.failed != nil {
 		return l.failed
 	}
-	s, err := l.CreateSnapshot(img.Index, cs, EncodeImage(img))
+	s, err := l.CreateSnapshot(img.Index, cs, nil)
 	if err != nil {
 		return err
 	}
+	s.Data = EncodeImage(img)
 	var b segment.KVBatch
 	if err := set(&b, l.key('s'), s); err != nil {
 		return err
@@ -269,4 +282,14 @@ func RaftIDFor(s model.StorageID) uint64 {
 		id = 1
 	}
 	return id
+}
+
+// FoundingClusterID derives a cluster's id from the raft ids of its founders:
+// the same at each of them, in Kafka's form of 22 characters.
+func FoundingClusterID(voters []uint64) string {
+	h := sha256.New()
+	for _, id := range sortedIDs(voters) {
+		h.Write(binary.BigEndian.AppendUint64(nil, id))
+	}
+	return base64.RawURLEncoding.EncodeToString(h.Sum(nil)[:16])
 }

@@ -211,12 +211,16 @@ func (s *Session) beat(ctx context.Context) (known bool, err error) {
 		return true, nil // the lease runs out if this lasts
 	}
 	if resp.Unknown {
+		s.update(func() { s.lease = 0 })
 		return false, nil
 	}
 	s.update(func() {
 		s.state.Fenced, s.state.MayStop = resp.Fenced, resp.MayStop
-		if resp.LeaseGranted {
+		switch {
+		case resp.LeaseGranted:
 			s.lease = max(s.lease, sent+s.o.Lease)
+		case resp.Fenced:
+			s.lease = 0
 		}
 	})
 	if resp.NeedReport {

@@ -26,15 +26,15 @@ func newTransition(tp model.TopicPartition, p *Partition, min int) *transition {
 }
 
 // remove takes a broker out of the in-sync set. It stays eligible to lead if
-// its storage is intact and the set falls below the minimum by this: from then
-// on the high watermark stands still, so it holds every committed record
-// (KIP-966).
+// its storage is intact and the set is below the minimum then (see finish):
+// the high watermark stands still from there on, so it holds every committed
+// record (KIP-966).
 func (x *transition) remove(id model.BrokerID, intact bool) {
 	was := slices.Contains(x.isr, id)
 	x.isr = without(x.isr, id)
 	if !intact {
 		x.elr = without(x.elr, id)
-	} else if was && len(x.isr) < x.min {
+	} else if was {
 		x.elr = append(x.elr, id)
 	}
 	if x.leader == id {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -15,7 +16,20 @@ import (
 	"github.com/tailrace/tailrace/internal/model"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// TestMain looks for leaked goroutines with patience: memberlist does not wait
+// for a probe in flight when it shuts down.
+func TestMain(m *testing.M) {
+	code := m.Run()
+	err := goleak.Find()
+	for deadline := time.Now().Add(patience); err != nil && time.Now().Before(deadline); err = goleak.Find() {
+		time.Sleep(50 * time.Millisecond)
+	}
+	if err != nil && code == 0 {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
+}
 
 const patience = 40 * time.Second
 

@@ -12,13 +12,13 @@ type metrics struct {
 
 func newMetrics() *metrics {
 	counter := func(name, help string) prometheus.Counter {
-		return prometheus.NewCounter(prometheus.CounterOpts{Namespace: "tailrace", Subsystem: "tail", Name: name, Help: help})
+		return prometheus.NewCounter(prometheus.CounterOpts{Namespace: "tailrace", Subsystem: "web", Name: name, Help: help})
 	}
 	return &metrics{
-		open:    prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "tailrace", Subsystem: "tail", Name: "open", Help: "Websocket tails that are open."}),
-		cut:     counter("slow_readers_total", "Tails closed because their reader was too slow."),
-		records: counter("records_total", "Records sent to tails."),
-		bytes:   counter("bytes_total", "Bytes of frames sent to tails."),
+		open:    prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "tailrace", Subsystem: "web", Name: "tails", Help: "Websocket tails that are open."}),
+		cut:     counter("tail_slow_readers_total", "Tails closed because their reader was too slow."),
+		records: counter("tail_records_total", "Records sent to tails."),
+		bytes:   counter("tail_bytes_total", "Bytes of frames sent to tails."),
 	}
 }
 

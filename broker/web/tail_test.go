@@ -164,7 +164,7 @@ func TestSlowReaderIsToldAndCut(t *testing.T) {
 	// which is when the reader has been found slow.
 	big := string(bytes.Repeat([]byte("x"), 1<<20))
 	pushed := 0
-	for end := time.Now().Add(deadline); !strings.Contains(f.metrics(), "tailrace_tail_slow_readers_total 1"); {
+	for end := time.Now().Add(deadline); !strings.Contains(f.metrics(), "tailrace_web_tail_slow_readers_total 1"); {
 		select {
 		case f.tailer.feed <- record(int64(pushed), "k", big):
 			pushed++

@@ -2,8 +2,11 @@ package wire
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"math/bits"
 	"sync"
+	"time"
 
 	"golang.org/x/sync/semaphore"
 )
@@ -75,18 +78,27 @@ func NewBudget(size int64) *Budget {
 	return &Budget{size: size, sem: semaphore.NewWeighted(size)}
 }
 
-// acquire takes n bytes, or all there are when n is more, and returns what it
-// took. It waits until done is closed.
-func (b *Budget) acquire(n int64, done <-chan struct{}) (int64, error) {
+var errNoMemory = errors.New("request memory is taken by other connections")
+
+// acquire takes what is missing from held to n bytes, or to all there are when
+// n is more, and returns what it took. It waits until done is closed, and no
+// longer than wait unless that is 0.
+func (b *Budget) acquire(held, n int64, done <-chan struct{}, wait time.Duration) (int64, error) {
 	if b == nil {
 		return 0, nil
 	}
-	n = min(n, b.size)
-	if b.sem.TryAcquire(n) {
-		return n, nil
+	n = min(n, b.size) - held
+	if n <= 0 || b.sem.TryAcquire(n) {
+		return max(n, 0), nil
 	}
-	if err := b.sem.Acquire(doneContext{context.Background(), done}, n); err != nil {
-		return 0, err
+	var ctx context.Context = doneContext{context.Background(), done}
+	if wait > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, wait)
+		defer cancel()
+	}
+	if err := b.sem.Acquire(ctx, n); err != nil {
+		return 0, fmt.Errorf("%w (%w)", errNoMemory, err)
 	}
 	return n, nil
 }

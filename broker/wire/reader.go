@@ -16,16 +16,13 @@ const (
 	readBufferBytes = 4 << 10
 	// firstChunkBytes is what a body may take before any of it arrived.
 	firstChunkBytes = 16 << 10
-	// smallBodyBytes: up to here a body is charged to the budget once it is
-	// complete, so that a peer which announces and does not send holds none
-	// of it. Beyond, the whole is reserved after the first chunk, so that two
-	// half-received bodies never wait for each other.
-	smallBodyBytes = 64 << 10
-	// growFactor: memory for a body is at most this many times what arrived.
-	growFactor = 4
+	// growFactor: memory for a body is at most this many times what arrived,
+	// or what the connection delivered before, up to maxTrustBytes.
+	growFactor    = 4
+	maxTrustBytes = 4 << 20
 	// minReadRate is the slowest acceptable sender of a large body, bytes per
 	// second, on top of FrameTimeout.
-	minReadRate = 64 << 10
+	minReadRate = 256 << 10
 )
 
 // PanicError is the reason of a connection whose handler panicked.
@@ -169,13 +166,10 @@ func looksLikeHTTP(s string) bool {
 
 // readRequest receives a frame of n bytes into r.
 func (c *Conn) readRequest(br *bufio.Reader, n int, r *Request) error {
-	if br.Buffered() < n {
-		c.setReadDeadline(c.srv.o.FrameTimeout + time.Duration(n)*time.Second/minReadRate)
-	}
 	if err := c.readBody(br, n, r); err != nil {
 		return readError(err, "request body")
 	}
-	c.largest = max(c.largest, n)
+	c.largest = min(max(c.largest, n), maxTrustBytes)
 	r.bodyLen = int64(n)
 	id, err := parseHeader(r.body.b[:n], c.srv.o.Flexible, r)
 	if err != nil {
@@ -188,33 +182,45 @@ func (c *Conn) readRequest(br *bufio.Reader, n int, r *Request) error {
 	return nil
 }
 
-// readBody receives n bytes. Memory follows what arrives: growFactor times the
-// bytes received, or the largest frame that this connection delivered before.
-func (c *Conn) readBody(br *bufio.Reader, n int, r *Request) (err error) {
+// readBody receives n bytes. Memory, and the charge to the budget, follow what
+// arrives: a peer that announces much and sends little holds next to nothing.
+func (c *Conn) readBody(br *bufio.Reader, n int, r *Request) error {
 	have := min(n, firstChunkBytes)
 	r.body = newBuffer(have)
-	if _, err := io.ReadFull(br, r.body.b[:have]); err != nil {
+	if err := c.readChunk(br, r.body.b[:have]); err != nil {
 		return err
-	}
-	if n > smallBodyBytes {
-		if r.charge, err = c.srv.o.Budget.acquire(int64(n), c.done); err != nil {
-			return err
-		}
 	}
 	for have < n {
 		size := min(n, max(have*growFactor, c.largest))
+		// The wait is bounded: bodies that are each half received would
+		// otherwise wait for each other's memory.
+		if err := c.charge(r, size, c.srv.o.FrameTimeout); err != nil {
+			return err
+		}
 		grown := newBuffer(size)
 		copy(grown.b, r.body.b[:have])
 		r.body.free()
 		r.body = grown
-		if _, err := io.ReadFull(br, grown.b[have:size]); err != nil {
+		if err := c.readChunk(br, grown.b[have:size]); err != nil {
 			return err
 		}
 		have = size
 	}
-	if n <= smallBodyBytes {
-		r.charge, err = c.srv.o.Budget.acquire(int64(n), c.done)
+	return c.charge(r, n, 0) // holds only what is complete: may wait as long as it takes
+}
+
+// charge brings what r takes from the budget up to size bytes.
+func (c *Conn) charge(r *Request, size int, wait time.Duration) error {
+	n, err := c.srv.o.Budget.acquire(r.charge, int64(size), c.done, wait)
+	r.charge += n
+	return err
+}
+
+func (c *Conn) readChunk(br *bufio.Reader, b []byte) error {
+	if br.Buffered() < len(b) {
+		c.setReadDeadline(c.srv.o.FrameTimeout + time.Duration(len(b))*time.Second/minReadRate)
 	}
+	_, err := io.ReadFull(br, b)
 	return err
 }
 
@@ -229,6 +235,8 @@ func (c *Conn) setReadDeadline(d time.Duration) {
 
 func readError(err error, what string) error {
 	switch {
+	case errors.Is(err, errNoMemory):
+		return err
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return fmt.Errorf("timed out in the middle of a %s", what)
 	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, io.EOF):

@@ -41,7 +41,7 @@ type Options struct {
 	// UnauthenticatedTimeout is the idle timeout before Conn.SetAuthenticated
 	// when RequireAuth is set; default 10 s.
 	UnauthenticatedTimeout time.Duration
-	FrameTimeout           time.Duration // for a frame to arrive, plus its size at 64 KiB/s; default 30 s
+	FrameTimeout           time.Duration // for a frame to arrive, plus its size at 256 KiB/s; default 30 s
 	WriteTimeout           time.Duration // for a reader to take a response, plus its size at 256 KiB/s; default 30 s
 
 	// Flexible tells which requests have tagged fields in their header

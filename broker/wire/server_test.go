@@ -168,6 +168,40 @@ func TestOneLargeRequestIsLetIn(t *testing.T) {
 	}
 }
 
+// Peers that announce much and send little hold next to nothing of the budget.
+func TestAnnouncedLengthTakesNoBudget(t *testing.T) {
+	_, addr := serve(t, func(r *Request) { r.Reply() }, Options{Budget: NewBudget(8 << 20)})
+	part := frame(0, 3, 1, "", make([]byte, 90<<20))[:firstChunkBytes+100]
+	for range 20 {
+		write(t, dial(t, addr), part)
+	}
+	c := dial(t, addr)
+	for range 20 {
+		write(t, c, frame(0, 3, 7, "", make([]byte, 3<<20)))
+		if corr, _ := readResponse(t, c); corr != 7 {
+			t.Fatalf("got %d", corr)
+		}
+	}
+}
+
+// Bodies that are each half received and want each other's memory do not wait
+// for ever, and what they held comes back.
+func TestHalfReceivedBodiesDoNotDeadlock(t *testing.T) {
+	var cl closed
+	s, addr := serve(t, func(r *Request) { r.Reply() }, Options{Budget: NewBudget(1 << 20), FrameTimeout: 100 * time.Millisecond, OnClose: cl.add})
+	req := frame(0, 3, 1, "", make([]byte, 900<<10))
+	for range 4 {
+		write(t, dial(t, addr), req[:256<<10+4]) // wants the rest's memory now
+	}
+	if err := cl.wait(t); !errors.Is(err, errNoMemory) && !strings.Contains(err.Error(), "timed out") {
+		t.Fatalf("closed with %v", err)
+	}
+	eventually(t, "the others closed too", func() bool { return s.Connections() == 0 })
+	if !s.o.Budget.sem.TryAcquire(1 << 20) {
+		t.Fatal("closed connections still hold request memory")
+	}
+}
+
 func TestOneByteAtATime(t *testing.T) {
 	_, addr := serve(t, copyReply, Options{})
 	c := dial(t, addr)
@@ -320,9 +354,7 @@ func TestSecondAnswerIsDropped(t *testing.T) {
 			t.Fatalf("got %q", body)
 		}
 	}
-	if n := p.released.Load(); n != 3 {
-		t.Fatalf("released %d times, want 3", n)
-	}
+	eventually(t, "all released", func() bool { return p.released.Load() == 3 })
 }
 
 func TestHandlerPanicClosesThatConnectionOnly(t *testing.T) {
@@ -527,5 +559,25 @@ func TestUnauthenticatedTimeout(t *testing.T) {
 	dial(t, addr)
 	if err := cl.wait(t); !errors.Is(err, ErrIdle) {
 		t.Fatalf("closed with %v", err)
+	}
+}
+
+// A detached body stays as it was after the answer, whoever uses the pool.
+func TestDetachKeepsTheBody(t *testing.T) {
+	bodies := make(chan []byte, 64)
+	_, addr := serve(t, func(r *Request) {
+		r.Detach()
+		bodies <- r.Body
+		r.Reply()
+	}, Options{})
+	c := dial(t, addr)
+	for i := range 50 {
+		write(t, c, frame(0, 3, int32(i), "", bytes.Repeat([]byte{byte(i)}, 700)))
+		readResponse(t, c)
+	}
+	for i := range 50 {
+		if b := <-bodies; !bytes.Equal(b, bytes.Repeat([]byte{byte(i)}, 700)) {
+			t.Fatalf("body %d was overwritten: %x…", i, b[:8])
+		}
 	}
 }

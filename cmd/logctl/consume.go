@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -15,7 +16,7 @@ import (
 
 type consumeFlags struct {
 	from       string
-	partitions []int32
+	partitions []int
 	count      int64
 	follow     bool
 	format     string
@@ -36,7 +37,7 @@ func (a *app) consumeCommand() *cobra.Command {
 		ValidArgsFunction: a.completeTopics,
 	}
 	c.Flags().StringVar(&f.from, "from", "earliest", "earliest, latest, -N (the last N of each partition), an offset, or @time (RFC 3339 or epoch ms)")
-	c.Flags().Int32SliceVar(&f.partitions, "partition", nil, "partitions to read (default: all)")
+	c.Flags().IntSliceVar(&f.partitions, "partition", nil, "partitions to read (default: all)")
 	c.Flags().Int64Var(&f.count, "count", 0, "stop after this many records in total (default: no limit)")
 	c.Flags().BoolVar(&f.follow, "follow", false, "go on with new records until interrupted")
 	c.Flags().StringVar(&f.format, "format", `%s\n`, `what to print: %k key, %s or %v value, %p partition, %o offset, %T timestamp in ms, %t topic, %h headers, %K %S lengths, %%, \n, \t; nothing is added`)
@@ -60,7 +61,23 @@ func (f consumeFlags) options(topic string) (client.ConsumerOptions, error) {
 	if f.count < 0 {
 		return client.ConsumerOptions{}, usagef("--count must not be negative")
 	}
-	return client.ConsumerOptions{Topic: topic, Partitions: f.partitions, From: from, Replica: policy, StopAtEnd: !f.follow}, nil
+	partitions, err := partitionNumbers(f.partitions)
+	if err != nil {
+		return client.ConsumerOptions{}, err
+	}
+	return client.ConsumerOptions{Topic: topic, Partitions: partitions, From: from, Replica: policy, StopAtEnd: !f.follow}, nil
+}
+
+// partitionNumbers checks the values of --partition.
+func partitionNumbers(given []int) ([]int32, error) {
+	out := make([]int32, 0, len(given))
+	for _, n := range given {
+		if n < 0 || n > math.MaxInt32 {
+			return nil, usagef("bad partition %d: use numbers from 0", n)
+		}
+		out = append(out, int32(n))
+	}
+	return out, nil
 }
 
 func (a *app) consume(ctx context.Context, topic string, f consumeFlags) error {
@@ -151,23 +168,24 @@ func (a *app) copyRecords(ctx context.Context, topic string, con *client.Consume
 	return out.Flush()
 }
 
-// recordDoc is a record as JSON, with the names that tail uses.
+// recordDoc is a record as JSON, as a tail sends it: a string, or null, or
+// absent where the bytes are in the field with _b64.
 type recordDoc struct {
 	Topic     string      `json:"topic"`
 	Partition int32       `json:"partition"`
 	Offset    int64       `json:"offset"`
 	Timestamp int64       `json:"timestamp"`
-	Key       *string     `json:"key,omitempty"`
+	Key       any         `json:"key,omitempty"`
 	KeyB64    []byte      `json:"key_b64,omitempty"`
-	Value     *string     `json:"value,omitempty"`
+	Value     any         `json:"value,omitempty"`
 	ValueB64  []byte      `json:"value_b64,omitempty"`
 	Headers   []headerDoc `json:"headers"`
 }
 
 type headerDoc struct {
-	Key      string  `json:"key"`
-	Value    *string `json:"value,omitempty"`
-	ValueB64 []byte  `json:"value_b64,omitempty"`
+	Key      string `json:"key"`
+	Value    any    `json:"value,omitempty"`
+	ValueB64 []byte `json:"value_b64,omitempty"`
 }
 
 func appendRecordJSON(dst []byte, r *client.Record) []byte {

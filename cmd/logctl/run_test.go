@@ -76,7 +76,7 @@ func TestUsage(t *testing.T) {
 	for _, line := range []string{
 		"nope", "topic", "topic nope", "topic create", "topic create a b", "topic create a --partitions x", "topic create a --partitions 0",
 		"topic create a --config novalue", "topic alter a", "topic delete", "produce", "produce t --acks 2", "produce t --compression zip", "produce t --header x",
-		"consume", "consume t --from soon", "consume t --replica follower", "consume t --format %q", "consume t --format 100%", "consume t --count -1",
+		"consume", "consume t --from soon", "consume t --replica follower", "consume t --format %q", "consume t --format 100%", "consume t --count -1", "consume t --partition -1",
 		"consume t -o yaml", "tail t --http ftp://x", "tail t --from x", "config get topic", "config get queue x", "config set topic t", "config set topic t novalue",
 		"config get broker one", "broker describe one", "cluster status extra", "cluster status -o xml", "cluster status --timeout 0s", "--nope",
 	} {
@@ -224,8 +224,11 @@ func TestConsumeJSON(t *testing.T) {
 	if text["key"] != "k" || text["value"] != "v" || text["topic"] != "t" || text["offset"] != 0.0 {
 		t.Errorf("%v", text)
 	}
-	if raw["value_b64"] != "/w==" {
+	if key, ok := raw["key"]; raw["value_b64"] != "/w==" || !ok || key != nil {
 		t.Errorf("%v", raw)
+	}
+	if _, ok := raw["value"]; ok {
+		t.Errorf("a value beside value_b64: %v", raw)
 	}
 }
 

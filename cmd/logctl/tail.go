@@ -25,7 +25,7 @@ const httpConfig = "tailrace.http.advertised"
 type tailFlags struct {
 	http       string
 	from       string
-	partitions []int32
+	partitions []int
 	key        string
 	headers    []string
 	count      int64
@@ -44,7 +44,7 @@ func (a *app) tailCommand() *cobra.Command {
 	}
 	c.Flags().StringVar(&f.http, "http", "", "URL of a broker's HTTP interface (default: what the brokers advertise)")
 	c.Flags().StringVar(&f.from, "from", "latest", "earliest, latest, -N (the last N of each partition), an offset, or @time (RFC 3339 or epoch ms)")
-	c.Flags().Int32SliceVar(&f.partitions, "partition", nil, "partitions to read (default: all)")
+	c.Flags().IntSliceVar(&f.partitions, "partition", nil, "partitions to read (default: all)")
 	c.Flags().StringVar(&f.key, "key", "", "only records with this key")
 	c.Flags().StringArrayVar(&f.headers, "header", nil, "only records with this header, NAME or NAME=VALUE, repeatable")
 	c.Flags().Int64Var(&f.count, "count", 0, "stop after this many records (default: no limit)")
@@ -67,8 +67,12 @@ func (f tailFlags) query(byKey bool) (url.Values, error) {
 	if _, err := client.ParsePosition(f.from); err != nil {
 		return nil, usagef("%v", err)
 	}
+	partitions, err := partitionNumbers(f.partitions)
+	if err != nil {
+		return nil, err
+	}
 	q := url.Values{"from": {f.from}}
-	for _, p := range f.partitions {
+	for _, p := range partitions {
 		q.Add("partition", strconv.Itoa(int(p)))
 	}
 	if byKey {
@@ -226,20 +230,22 @@ func (d recordDoc) record() *client.Record {
 	return r
 }
 
-func bytesOf(text *string, raw []byte) []byte {
-	if text != nil {
-		return []byte(*text)
+// bytesOf is the inverse of textOrBytes.
+func bytesOf(text any, raw []byte) []byte {
+	if s, ok := text.(string); ok {
+		return []byte(s)
 	}
 	return raw
 }
 
-func textOrBytes(b []byte) (*string, []byte) {
-	if b == nil {
-		return nil, nil
+// textOrBytes gives bytes as a string if they are UTF-8, as null if they are
+// nil, and otherwise as they are.
+func textOrBytes(b []byte) (text any, raw []byte) {
+	switch {
+	case b == nil:
+		return json.RawMessage("null"), nil
+	case utf8.Valid(b):
+		return string(b), nil
 	}
-	if !utf8.Valid(b) {
-		return nil, b
-	}
-	s := string(b)
-	return &s, nil
+	return nil, b
 }

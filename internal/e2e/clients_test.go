@@ -193,7 +193,9 @@ func TestKafkaGo(t *testing.T) {
 			c.createTopic(topic, 1, 3, nil)
 			ctx, cancel := context.WithTimeout(t.Context(), patience)
 			defer cancel()
-			w := &kafka.Writer{Addr: kafka.TCP(c.bootstrap()...), Topic: topic, RequiredAcks: kafka.RequireAll, Compression: codec, BatchTimeout: time.Millisecond, BatchBytes: 2 << 20}
+			tr := &kafka.Transport{}
+			defer tr.CloseIdleConnections()
+			w := &kafka.Writer{Transport: tr, Addr: kafka.TCP(c.bootstrap()...), Topic: topic, RequiredAcks: kafka.RequireAll, Compression: codec, BatchTimeout: time.Millisecond, BatchBytes: 2 << 20}
 			defer w.Close()
 			msgs := corpus()
 			for i, m := range msgs {

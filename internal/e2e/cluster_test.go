@@ -17,7 +17,9 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
 // patience bounds every wait for something that must happen. It is generous
@@ -321,28 +323,41 @@ func (c *cluster) createTopic(name string, partitions int32, rf int16, configs m
 	c.waitInSync(name, int(rf))
 }
 
-// waitInSync waits until each partition of the topic has n in-sync members.
+// waitInSync waits until every running broker shows n in-sync members of each
+// partition of the topic.
 func (c *cluster) waitInSync(name string, n int) {
 	c.t.Helper()
-	adm := kadm.NewClient(c.client())
-	eventually(c.t, fmt.Sprintf("%s has %d in-sync members everywhere", name, n), func(ctx context.Context) error {
-		ts, err := adm.ListTopics(ctx, name)
-		if err != nil {
-			return err
+	cl := c.client()
+	for _, nd := range c.nodes {
+		if !nd.running() {
+			continue
 		}
-		if err := ts.Error(); err != nil {
-			return err
+		eventually(c.t, fmt.Sprintf("broker %d shows %d in-sync members of %s", nd.id, n, name), func(ctx context.Context) error {
+			return inSync(ctx, cl.Broker(nd.id), name, n)
+		})
+	}
+}
+
+// inSync asks one broker.
+func inSync(ctx context.Context, b *kgo.Broker, topic string, n int) error {
+	req := kmsg.NewPtrMetadataRequest()
+	t := kmsg.NewMetadataRequestTopic()
+	t.Topic = &topic
+	req.Topics = append(req.Topics, t)
+	resp, err := b.RetriableRequest(ctx, req)
+	if err != nil {
+		return err
+	}
+	ts := resp.(*kmsg.MetadataResponse).Topics
+	if len(ts) != 1 || len(ts[0].Partitions) == 0 {
+		return errors.New("no partitions")
+	}
+	for _, p := range ts[0].Partitions {
+		if p.ErrorCode != 0 || p.Leader < 0 || len(p.ISR) != n {
+			return fmt.Errorf("partition %d: leader %d, in sync %v, %v", p.Partition, p.Leader, p.ISR, kerr.ErrorForCode(p.ErrorCode))
 		}
-		for _, p := range ts[name].Partitions.Sorted() {
-			if p.Err != nil || p.Leader < 0 || len(p.ISR) != n {
-				return fmt.Errorf("partition %d: leader %d, in sync %v, %v", p.Partition, p.Leader, p.ISR, p.Err)
-			}
-		}
-		if len(ts[name].Partitions) == 0 {
-			return errors.New("no partitions")
-		}
-		return nil
-	})
+	}
+	return kerr.ErrorForCode(ts[0].ErrorCode)
 }
 
 func ptr[T any](v T) *T { return &v }

@@ -82,15 +82,13 @@ func readTailrace(ctx context.Context, c *cluster, topic string, via int, ends [
 	if via > 0 {
 		policy = client.Broker(int32(via))
 	}
-	parts := map[int32]client.From{}
 	ds := make([]*digest, len(ends))
 	left := int64(0)
 	for p := range ends {
-		parts[int32(p)] = client.Earliest()
 		ds[p] = newDigest()
 		left += ends[p]
 	}
-	co, err := cl.NewConsumer(ctx, client.ConsumerOptions{Topic: topic, Partitions: parts, Policy: policy})
+	co, err := cl.Consumer(ctx, client.ConsumerOptions{Topic: topic, Replica: policy})
 	if err != nil {
 		return nil, err
 	}

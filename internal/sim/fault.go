@@ -265,7 +265,7 @@ func rebalance(w *world, n *node, f Fault) {
 // campaignAll has every voter forget its leader and campaign.
 func (w *world) campaignAll() {
 	for _, n := range w.nodes {
-		if n.up && !n.paused && n.core != nil && n.core.Voter() {
+		if n.up && !n.paused && n.core != nil && n.votes() {
 			n.core.ForgetLeader()
 			n.core.Campaign()
 			n.pump()

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/tailrace/tailrace/broker/control"
 	"github.com/tailrace/tailrace/internal/batch"
 	"github.com/tailrace/tailrace/internal/history"
 	"github.com/tailrace/tailrace/internal/model"
@@ -178,57 +177,4 @@ func (w *world) readBack(n *node, p *part) {
 	hs.end(w, op, history.OK).Mops = []history.Mop{history.PollMop(reads...)}
 	hs.final = append(hs.final, history.FinalRead{Key: k, Replica: replica, Position: pos, End: p.end})
 	hs.dumps = append(hs.dumps, dump)
-}
-
-// care looks for decay and mends it from another replica.
-func (n *node) care() {
-	if _, err := n.store.Scrub(64 << 10); err != nil && n.fatal == nil && n.store.Poisoned() != nil {
-		n.fatal = err
-		return
-	}
-	var bad []control.LogReport
-	for _, x := range n.watched {
-		if x.log.Suspect() < segment.Damaged {
-			continue
-		}
-		l := n.store.Log(x.p.tp)
-		bad = append(bad, control.LogReport{TP: x.p.tp, Epoch: l.LastEpoch(), End: l.DurableEnd(), Suspect: l.Suspect()})
-		for _, r := range l.Damaged() {
-			n.mend(x, l, r)
-		}
-	}
-	if len(bad) > 0 && n.sess.inc != 0 {
-		n.submit(&control.ReportLogs{Broker: n.id, Incarnation: n.sess.inc, Logs: bad}, func(control.Result, error) {})
-	}
-}
-
-// mend fetches a damaged range that is committed from another replica.
-func (n *node) mend(x *watched, l *segment.Log, r segment.OffsetRange) {
-	m := x.p.meta
-	if m == nil || r.To > x.p.end {
-		return
-	}
-	from := int(m.Replicas[n.rng.IntN(len(m.Replicas))]) - 1
-	if from == n.idx {
-		return
-	}
-	tp := x.p.tp
-	n.call(from, evRequest, time.Second, func(d *node, reply func(any)) {
-		other := d.store.Log(tp)
-		if other == nil || other.Start() > r.From || other.HighWatermark() < r.To {
-			return
-		}
-		raw, err := readRange(partition.Segment(other), r.From, r.To)
-		if err == nil {
-			reply(raw)
-		}
-	}, func(v any, err error) {
-		raw, ok := v.([]byte)
-		if err != nil || !ok {
-			return
-		}
-		if err := l.Repair(r, raw); err != nil {
-			n.w.trace.note("%d: repair %v: %v", n.id, r, err)
-		}
-	})
 }

@@ -259,7 +259,8 @@ type watched struct {
 	hw         int64
 	leads      model.LeaderEpoch // -1: it does not lead
 	epochStart int64
-	blind      bool // the log has damage: its bytes cannot be followed
+	blind      bool // the log has damage: what is known of its bytes has gaps
+	sore       bool // damage was seen and it was not yet said that it is gone
 }
 
 func (n *node) watch(tp model.TopicPartition) *watched {
@@ -628,6 +629,8 @@ func (n *node) faultyDisk() bool {
 	}
 	return n.w.faults.rotten[n.idx]
 }
+
+func nextBatch(b []byte) (batch.Header, []byte, error) { return batch.Next(b) }
 
 // valuesOf returns the values of a batch's records, as clients wrote them.
 func valuesOf(raw []byte) []int64 {

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/tailrace/tailrace/broker/control"
@@ -56,7 +57,7 @@ func (n *node) receive(from uint64, data []byte) {
 // heard of its leader for the timeout forgets it, and campaigns a little later.
 func (n *node) campaign() {
 	st := n.core.Status()
-	if !n.core.Voter() || st.Leader == n.raftID() {
+	if !n.votes() || st.Leader == n.raftID() {
 		n.heard = n.w.now
 		return
 	}
@@ -77,6 +78,8 @@ func (n *node) campaign() {
 		n.heard, n.patience = n.w.now, 0
 	}
 }
+
+func (n *node) votes() bool { return slices.Contains(n.core.Image().Voters, n.raftID()) }
 
 func (n *node) onUpdate(u control.Update) {
 	n.w.orc.truth(u)
@@ -103,6 +106,7 @@ func (n *node) apply() {
 			return
 		}
 		n.applied = max(n.applied, u.Next.Index)
+		n.retrust(u)
 	}
 	n.w.orc.hosted(n)
 	if n.sess.inc != 0 && n.sess.fenced {
