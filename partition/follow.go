@@ -138,7 +138,21 @@ func (r *Replica) adopt(f *Fetched, eff *Effects) error {
 	if start <= r.log.Start() {
 		return nil
 	}
-	return r.locked(func() error { return r.log.AdvanceStart(start) }, eff)
+	return r.advanceStart(start, eff)
+}
+
+// advanceStart moves the log start, after saving the producer state that the
+// batches below it make up. mu and the token are held.
+func (r *Replica) advanceStart(start int64, eff *Effects) error {
+	idempotent, wall := len(r.producers.byID) > 0, r.clock.Now().UnixMilli()
+	return r.locked(func() error {
+		if idempotent {
+			if err := keepProducers(r.log, start, wall); err != nil {
+				return err
+			}
+		}
+		return r.log.AdvanceStart(start)
+	}, eff)
 }
 
 // locked runs log work with mu released; the token keeps others out. An error
