@@ -288,6 +288,10 @@ func (o *oracle) opened(n *node) {
 	o.hosted(n)
 	for _, x := range n.watched {
 		o.follow(n, x)
+		if o.w.verbose() {
+			l := n.store.Log(x.p.tp)
+			o.w.trace.note("%d: recovered %d: [%d %d %d) suspect %v damaged %v in %d segments, known to be committed %d", n.id, x.p.tp.Partition, x.start, l.DurableEnd(), x.end, l.Suspect(), l.Damaged(), l.Segments(), x.p.end)
+		}
 		if x.p.meta == nil || !slices.Contains(x.p.meta.ISR, n.id) && !slices.Contains(x.p.meta.ELR, n.id) {
 			continue
 		}
@@ -538,7 +542,10 @@ func (o *oracle) commit(n *node, x *watched, hw int64) {
 		o.w.acted.Committed += e.next - e.base
 		if e.pid >= 0 {
 			id := producerSeq{e.pid, e.seq}
-			if first, twice := p.sequences[id]; twice {
+			if first, twice := p.sequences[id]; twice && first < x.log.Start() {
+				// What was deleted is forgotten by replicas that never had it.
+				o.w.acted.Forgotten++
+			} else if twice {
 				o.w.violate(invDedupe, "%s: producer %d sequence %d is at offset %d and at %d", p.name, e.pid, e.seq, first, e.base)
 			}
 			p.sequences[id] = e.base
