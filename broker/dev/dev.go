@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"sync"
+	"time"
 
 	"github.com/rs/zerolog"
 
@@ -34,7 +35,7 @@ type Cluster struct {
 	Brokers []*broker.Broker // by id-1
 }
 
-// Start starts the brokers and returns when all accept clients.
+// Start starts the brokers and returns when all serve clients.
 func Start(ctx context.Context, o Options) (*Cluster, error) {
 	c := &Cluster{Brokers: make([]*broker.Broker, o.Brokers)}
 	first := make(chan string, 1) // gossip address of broker 1
@@ -66,11 +67,31 @@ func Start(ctx context.Context, o Options) (*Cluster, error) {
 		})
 	}
 	wg.Wait()
-	if err := firstReal(errs); err != nil {
+	err := firstReal(errs)
+	if err == nil {
+		err = c.ready(ctx)
+	}
+	if err != nil {
 		c.Close()
 		return nil, err
 	}
 	return c, nil
+}
+
+// ready returns when every broker was admitted by the controller.
+func (c *Cluster) ready(ctx context.Context) error {
+	t := time.NewTicker(20 * time.Millisecond)
+	defer t.Stop()
+	for _, b := range c.Brokers {
+		for err := b.Ready(); err != nil; err = b.Ready() {
+			select {
+			case <-ctx.Done():
+				return fmt.Errorf("a broker is not ready: %w", err)
+			case <-t.C:
+			}
+		}
+	}
+	return nil
 }
 
 // firstReal prefers an error that is not the echo of another one's.
