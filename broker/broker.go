@@ -164,9 +164,18 @@ func (b *Broker) Fatal() <-chan error { return b.fatal }
 // line and say what to do.
 func Start(ctx context.Context, o Options) (*Broker, error) {
 	o.defaults()
+<<<<<<< HEAD
 	b := newBroker(o)
 	began := o.Clock.Elapsed()
 	err := b.open()
+=======
+	b := &Broker{o: o, log: o.Logger, fatal: make(chan error, 1)}
+	b.ctx, b.cancel = context.WithCancel(context.Background())
+	err := CheckPorts(o)
+	if err == nil {
+		err = b.open()
+	}
+>>>>>>> doors
 	if err == nil {
 		err = b.bind()
 	}
@@ -223,14 +232,14 @@ func (b *Broker) open() error {
 // bind takes every port before anything is told to anybody.
 func (b *Broker) bind() (err error) {
 	for _, l := range []struct {
-		flag, addr string
-		to         *net.Listener
+		setting, addr string
+		to            *net.Listener
 	}{{"kafka", b.o.Kafka, &b.kafkaListener}, {"internal", b.o.Internal, &b.internalListener}, {"http", b.o.HTTP, &b.httpListener}} {
-		if l.addr == "" && l.flag == "http" {
+		if l.addr == "" && l.setting == "http" {
 			continue
 		}
 		if *l.to, err = net.Listen("tcp", l.addr); err != nil {
-			return fmt.Errorf("--%s %s: %w; choose another address or stop what uses it", l.flag, l.addr, errors.Unwrap(err))
+			return &PortError{Setting: l.setting, Addr: l.addr, Err: err}
 		}
 	}
 	return nil
