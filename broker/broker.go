@@ -164,18 +164,12 @@ func (b *Broker) Fatal() <-chan error { return b.fatal }
 // line and say what to do.
 func Start(ctx context.Context, o Options) (*Broker, error) {
 	o.defaults()
-<<<<<<< HEAD
 	b := newBroker(o)
 	began := o.Clock.Elapsed()
-	err := b.open()
-=======
-	b := &Broker{o: o, log: o.Logger, fatal: make(chan error, 1)}
-	b.ctx, b.cancel = context.WithCancel(context.Background())
 	err := CheckPorts(o)
 	if err == nil {
 		err = b.open()
 	}
->>>>>>> doors
 	if err == nil {
 		err = b.bind()
 	}
