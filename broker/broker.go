@@ -301,7 +301,7 @@ func (b *Broker) run() error {
 	b.node.Start()
 	b.up.Store(true)
 	b.background(func() {
-		if err := b.session.Run(b.ctx); err != nil && b.ctx.Err() == nil && !errors.Is(err, control.ErrStopped) {
+		if err := b.session.Run(b.ctx); b.ctx.Err() == nil && !errors.Is(err, control.ErrStopped) {
 			b.fail(fmt.Errorf("session with the controller: %w", err))
 		}
 	})

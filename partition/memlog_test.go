@@ -36,7 +36,6 @@ type memBatch struct {
 
 type memRange struct {
 	b        []byte
-	released *int
 }
 
 func (r memRange) Len() int64                          { return int64(len(r.b)) }

@@ -26,7 +26,6 @@ type recovery struct {
 	tombs   map[uint64]tombstone
 	files   map[uint64]bool // segment ids whose files are there
 	batch   KVBatch         // what recovery changes, synced before Open returns
-	maxSeen uint64
 }
 
 // found is what the catalog says about one log.
