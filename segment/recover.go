@@ -20,12 +20,12 @@ func isNotExist(err error) bool { return errors.Is(err, fs.ErrNotExist) }
 
 // recovery is the state of opening a directory.
 type recovery struct {
-	s       *Store
-	logs    []*found
-	byTP    map[model.TopicPartition]*found
-	tombs   map[uint64]tombstone
-	files   map[uint64]bool // segment ids whose files are there
-	batch   KVBatch         // what recovery changes, synced before Open returns
+	s     *Store
+	logs  []*found
+	byTP  map[model.TopicPartition]*found
+	tombs map[uint64]tombstone
+	files map[uint64]bool // segment ids whose files are there
+	batch KVBatch         // what recovery changes, synced before Open returns
 }
 
 // found is what the catalog says about one log.
