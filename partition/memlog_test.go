@@ -35,8 +35,7 @@ type memBatch struct {
 }
 
 type memRange struct {
-	b        []byte
-	released *int
+	b []byte
 }
 
 func (r memRange) Len() int64                          { return int64(len(r.b)) }

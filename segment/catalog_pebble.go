@@ -11,7 +11,7 @@ import (
 )
 
 const (
-	catalogMemTable = 16 << 20
+	catalogMemTable = 8 << 20
 	catalogCache    = 8 << 20
 	catalogMaxFiles = 256
 	catalogJobs     = 2

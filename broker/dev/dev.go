@@ -37,6 +37,9 @@ type Cluster struct {
 
 // Start starts the brokers and returns when all serve clients.
 func Start(ctx context.Context, o Options) (*Cluster, error) {
+	if err := o.checkPorts(); err != nil {
+		return nil, err
+	}
 	c := &Cluster{Brokers: make([]*broker.Broker, o.Brokers)}
 	first := make(chan string, 1) // gossip address of broker 1
 	ctx, cancel := context.WithCancel(ctx)
@@ -90,6 +93,23 @@ func (c *Cluster) ready(ctx context.Context) error {
 			case <-t.C:
 			}
 		}
+	}
+	return nil
+}
+
+// checkPorts names the flags of dev, before any broker makes a directory.
+func (o *Options) checkPorts() error {
+	for id := range o.Brokers {
+		err := broker.CheckPorts(o.broker(id + 1))
+		taken := new(broker.PortError)
+		if !errors.As(err, &taken) {
+			continue
+		}
+		flag, port := "--kafka-port", o.KafkaPort
+		if taken.Setting == "http" {
+			flag, port = "--http-port", o.HTTPPort
+		}
+		return fmt.Errorf("%s: %w; is another one running? stop it, or choose another port than %s %d", taken.Addr, taken.Cause(), flag, port)
 	}
 	return nil
 }

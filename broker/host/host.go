@@ -244,12 +244,18 @@ func (h *Host) Commit() error {
 	if err != nil {
 		return err
 	}
+	h.Persisted(done)
+	return nil
+}
+
+// Persisted tells the replicas what a group commit made durable; Commit does it
+// by itself.
+func (h *Host) Persisted(done []segment.Committed) {
 	for _, c := range done {
 		if m := h.member(c.Log.TP()); m != nil {
 			h.with(m, func(eff *partition.Effects) { m.Persisted(c.End, eff) })
 		}
 	}
-	return nil
 }
 
 // Tick lets active replicas judge lag and expire what is due. Idle ones cost
