@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -217,11 +218,26 @@ func (b *Broker) open() error {
 		Dir: b.o.Dir, FS: b.o.FS, CacheBytes: b.o.CacheBytes, Clock: b.o.Clock, MustExist: dir.Node().Initialised, OnEvent: b.storageEvent,
 	})
 	if err != nil {
-		return fmt.Errorf("open %s: %w", b.o.Dir, err)
+		return &openError{dir: b.o.Dir, err: err}
 	}
 	b.store = store
 	return dir.MarkInitialised()
 }
+
+// openError is why a data directory cannot be used.
+type openError struct {
+	dir string
+	err error
+}
+
+// Error is one line and says what to do.
+func (e *openError) Error() string {
+	why := strings.Join(strings.FieldsFunc(e.err.Error(), func(r rune) bool { return r == '\n' || r == '\r' }), "; ")
+	return fmt.Sprintf("data directory %s cannot be opened: %s: restore it, or move it away to start this broker as a new, empty one", e.dir, why)
+}
+
+// Unwrap returns the cause.
+func (e *openError) Unwrap() error { return e.err }
 
 // bind takes every port before anything is told to anybody.
 func (b *Broker) bind() (err error) {

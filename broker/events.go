@@ -149,7 +149,7 @@ func (b *Broker) Event(e api.Event) {
 func (b *Broker) closed(c *wire.Conn, reason error) {
 	var network net.Error
 	ordinary := reason == nil || errors.Is(reason, wire.ErrPeerClosed) || errors.Is(reason, wire.ErrIdle) ||
-		errors.Is(reason, wire.ErrServerClosed) || errors.As(reason, &network)
+		errors.Is(reason, wire.ErrServerClosed) || errors.Is(reason, errStarting) || errors.As(reason, &network)
 	e := event.ConnectionClosed{Listener: c.Listener, RemoteAddr: c.RemoteAddr, Principal: c.Principal, Reason: reason, Ordinary: ordinary}
 	e.Software, e.SoftwareVersion = c.Software()
 	b.tell(e)
