@@ -301,7 +301,7 @@ func (c *campaign) addNode(i int) error {
 }
 
 // startPatience bounds the founding of the cluster.
-const startPatience = 60 * time.Second
+const startPatience = 45 * time.Second
 
 func (c *campaign) createTopics(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startPatience)
@@ -321,7 +321,7 @@ func (c *campaign) createTopics(ctx context.Context) error {
 			return err
 		}
 		if !pause(ctx, 50*time.Millisecond) {
-			return fmt.Errorf("the brokers formed no cluster within %s: %d are there, %w", startPatience, len(md.Brokers), err)
+			return fmt.Errorf("the brokers formed no cluster within %s: %d are there (%v)", startPatience, len(md.Brokers), err)
 		}
 	}
 	s := func(v string) *string { return &v }
