@@ -11,7 +11,7 @@ import (
 // goroutine: creating logs is disk work that the quorum must not wait for.
 type applier struct {
 	apply func(control.Update) error
-	after func() // called after each applied update
+	after func(control.Update) // called after each applied update
 	fatal func(error)
 
 	mu      sync.Mutex
@@ -21,7 +21,7 @@ type applier struct {
 	changed chan struct{}
 }
 
-func newApplier(index uint64, apply func(control.Update) error, after func(), fatal func(error)) *applier {
+func newApplier(index uint64, apply func(control.Update) error, after func(control.Update), fatal func(error)) *applier {
 	return &applier{apply: apply, after: after, fatal: fatal, index: index, wake: make(chan struct{}, 1), changed: make(chan struct{})}
 }
 
@@ -53,7 +53,7 @@ func (a *applier) run(ctx context.Context) {
 				return
 			}
 			a.advance(u.Next.Index)
-			a.after()
+			a.after(u)
 		}
 	}
 }

@@ -121,13 +121,3 @@ func (b *Broker) LogDir() api.LogDir {
 
 // Clock tells time.
 func (b *Broker) Clock() clock.Clock { return b.o.Clock }
-
-// Event logs what the protocol reports.
-func (b *Broker) Event(e api.Event) {
-	ev := b.log.Warn()
-	if e.Kind == api.EventPanic {
-		ev = b.log.Error().Bytes("stack", e.Stack)
-	}
-	ev.Str("event", "request_"+e.Kind.String()).Int16("key", e.Key).Int16("version", e.Version).
-		Str("remote", e.Remote).Str("client_id", fmt.Sprintf("%q", e.Client)).Err(e.Err).Send()
-}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/tailrace/tailrace/broker/api"
 	"github.com/tailrace/tailrace/broker/control"
+	"github.com/tailrace/tailrace/broker/event"
 	"github.com/tailrace/tailrace/broker/host"
 	"github.com/tailrace/tailrace/broker/identity"
 	"github.com/tailrace/tailrace/broker/replicate"
@@ -58,13 +60,18 @@ type Options struct {
 	RequestMemory                       int64 // bytes of requests in flight
 	IdleTimeout                         time.Duration
 	CacheBytes                          int64 // of recent batches
-	// ScrubBytes is how much of sealed segments is verified each second.
-	ScrubBytes int64
-	Version    string
+	// ScrubBytes is how much of the segments is verified each second (default
+	// 4 MiB, negative: none), and ScrubPeriod the least time between the
+	// beginnings of two passes over all of them (default 1 h).
+	ScrubBytes  int64
+	ScrubPeriod time.Duration
+	Version     string
 
 	FS     segment.FS // default: the operating system's
 	Clock  clock.Clock
 	Logger zerolog.Logger
+	// Events, when not nil, is told of every event beside the log.
+	Events event.Listener
 }
 
 func (o *Options) defaults() {
@@ -74,6 +81,9 @@ func (o *Options) defaults() {
 	if o.ScrubBytes == 0 {
 		o.ScrubBytes = 4 << 20
 	}
+	if o.ScrubPeriod == 0 {
+		o.ScrubPeriod = time.Hour
+	}
 	if o.Version == "" {
 		o.Version = "dev"
 	}
@@ -81,8 +91,8 @@ func (o *Options) defaults() {
 
 // Broker is a running node.
 type Broker struct {
-	o   Options
-	log zerolog.Logger
+	o      Options
+	events event.Listener
 
 	ctx    context.Context // ends when the broker stops
 	cancel context.CancelFunc
@@ -114,6 +124,9 @@ type Broker struct {
 	suspects    suspects
 	refusals    suspects
 	diskLow     atomic.Bool
+	controller  atomic.Int32 // last known; NoBroker at first
+	repair      *repairer
+	scrubber    scrubber
 	contacts    partition.Contacts
 	fetches     partition.Contacts
 	identity    atomic.Pointer[transport.Identity]
@@ -138,7 +151,7 @@ func (b *Broker) background(f func()) { b.wg.Go(f) }
 func (b *Broker) fail(err error) {
 	select {
 	case b.fatal <- err:
-		b.log.Error().Err(err).Msg("fatal: this broker cannot go on")
+		b.tell(event.Fatal{Err: err})
 	default:
 	}
 }
@@ -152,9 +165,12 @@ func (b *Broker) Fatal() <-chan error { return b.fatal }
 // line and say what to do.
 func Start(ctx context.Context, o Options) (*Broker, error) {
 	o.defaults()
-	b := &Broker{o: o, log: o.Logger, fatal: make(chan error, 1)}
-	b.ctx, b.cancel = context.WithCancel(context.Background())
-	err := b.open()
+	b := newBroker(o)
+	began := o.Clock.Elapsed()
+	err := CheckPorts(o)
+	if err == nil {
+		err = b.open()
+	}
 	if err == nil {
 		err = b.bind()
 	}
@@ -168,7 +184,27 @@ func Start(ctx context.Context, o Options) (*Broker, error) {
 		b.Close()
 		return nil, err
 	}
+	b.started(o.Clock.Elapsed() - began)
 	return b, nil
+}
+
+func newBroker(o Options) *Broker {
+	b := &Broker{o: o, fatal: make(chan error, 1)}
+	b.ctx, b.cancel = context.WithCancel(context.Background())
+	b.metrics = newMetrics(b)
+	b.events = event.Tee(event.NewLog(o.Logger, o.Clock), event.NewMetrics(b.metrics.registry))
+	if o.Events != nil {
+		b.events = event.Tee(b.events, o.Events)
+	}
+	b.repair = newRepairer(b)
+	return b
+}
+
+func (b *Broker) started(took time.Duration) {
+	b.tell(event.NodeStarted{
+		Cluster: b.dir.Node().Cluster, Version: b.o.Version, Dir: b.o.Dir, Kafka: b.KafkaAddr(),
+		Internal: b.internalListener.Addr().String(), Gossip: b.gossip.Addr(), HTTP: b.HTTPURL(), Took: took,
+	})
 }
 
 // open takes the data directory.
@@ -178,28 +214,42 @@ func (b *Broker) open() error {
 		return err
 	}
 	b.dir = dir
-	b.metrics = newMetrics(b)
 	store, err := segment.Open(segment.Options{
 		Dir: b.o.Dir, FS: b.o.FS, CacheBytes: b.o.CacheBytes, Clock: b.o.Clock, MustExist: dir.Node().Initialised, OnEvent: b.storageEvent,
 	})
 	if err != nil {
-		return fmt.Errorf("open %s: %w", b.o.Dir, err)
+		return &openError{dir: b.o.Dir, err: err}
 	}
 	b.store = store
 	return dir.MarkInitialised()
 }
 
+// openError is why a data directory cannot be used.
+type openError struct {
+	dir string
+	err error
+}
+
+// Error is one line and says what to do.
+func (e *openError) Error() string {
+	why := strings.Join(strings.FieldsFunc(e.err.Error(), func(r rune) bool { return r == '\n' || r == '\r' }), "; ")
+	return fmt.Sprintf("data directory %s cannot be opened: %s: restore it, or move it away to start this broker as a new, empty one", e.dir, why)
+}
+
+// Unwrap returns the cause.
+func (e *openError) Unwrap() error { return e.err }
+
 // bind takes every port before anything is told to anybody.
 func (b *Broker) bind() (err error) {
 	for _, l := range []struct {
-		flag, addr string
-		to         *net.Listener
+		setting, addr string
+		to            *net.Listener
 	}{{"kafka", b.o.Kafka, &b.kafkaListener}, {"internal", b.o.Internal, &b.internalListener}, {"http", b.o.HTTP, &b.httpListener}} {
-		if l.addr == "" && l.flag == "http" {
+		if l.addr == "" && l.setting == "http" {
 			continue
 		}
 		if *l.to, err = net.Listen("tcp", l.addr); err != nil {
-			return fmt.Errorf("--%s %s: %w; choose another address or stop what uses it", l.flag, l.addr, errors.Unwrap(err))
+			return &PortError{Setting: l.setting, Addr: l.addr, Err: err}
 		}
 	}
 	return nil
@@ -218,12 +268,12 @@ func (b *Broker) join(ctx context.Context) error {
 	cred := transport.Credentials{Secret: b.o.Secret, Insecure: b.o.Insecure}
 	b.peers = transport.NewPeers(transport.PeersOptions{
 		Identity: who, Credentials: cred, OnRefused: b.refused,
-		OnDown: func(to transport.To, _ transport.Class, _ error) { b.suspect(to.ID) },
+		OnUp: b.peerUp, OnDown: b.peerDown,
 	})
 	b.internal = transport.NewServer(transport.ServerOptions{
 		Identity: who, Credentials: cred,
 		Wire: wire.Options{MaxInFlight: 1024, MaxConnections: 4096, Flexible: wire.KafkaFlexible,
-			OnClose: b.closed, OnRefuse: b.refusedConn},
+			OnClose: b.closed, OnRefuse: b.refusedConn("internal")},
 	})
 	b.serveFounding(b.internal)
 	b.serveInternal(b.internal)
@@ -262,17 +312,19 @@ func (b *Broker) run() error {
 	b.background(func() { b.applier.run(b.ctx) })
 	b.background(func() { every(b.ctx, tickEvery, b.host.Tick) })
 	b.background(func() { every(b.ctx, maintainEvery, b.maintain) })
+	b.background(func() { every(b.ctx, scrubEvery, b.scrub) })
+	b.background(func() { b.repair.run(b.ctx) })
 	b.node.Start()
 	b.up.Store(true)
 	b.background(func() {
-		if err := b.session.Run(b.ctx); err != nil && b.ctx.Err() == nil && !errors.Is(err, control.ErrStopped) {
+		if err := b.session.Run(b.ctx); b.ctx.Err() == nil && !errors.Is(err, control.ErrStopped) {
 			b.fail(fmt.Errorf("session with the controller: %w", err))
 		}
 	})
 	b.kafka = wire.NewServer(b.api, wire.Options{
 		Listener: "PLAINTEXT", MaxRequestBytes: b.o.MaxRequestBytes, MaxConnections: b.o.MaxConnections,
 		MaxConnectionsPerIP: b.o.MaxConnectionsPerIP, MaxInFlight: b.o.MaxInFlight, IdleTimeout: b.o.IdleTimeout,
-		Budget: budget(b.o.RequestMemory), OnClose: b.closed, OnRefuse: b.refusedConn,
+		Budget: budget(b.o.RequestMemory), OnClose: b.closed, OnRefuse: b.refusedConn("PLAINTEXT"),
 	})
 	b.background(func() { b.kafka.Serve(b.kafkaListener) })
 	return b.startWeb()
@@ -300,6 +352,7 @@ func (b *Broker) startQuorum() error {
 		return err
 	}
 	b.applier = newApplier(node.Image().Index, b.host.ApplyUpdate, b.afterApply, b.fail)
+	b.controller.Store(int32(model.NoBroker))
 	node.Subscribe(b.applier.add)
 	httpURL := ""
 	if b.httpListener != nil {
@@ -319,14 +372,18 @@ func (b *Broker) startQuorum() error {
 		OnRegistered: func(i model.Incarnation) {
 			b.setIdentity(i)
 			b.host.Register(i)
+			b.tell(event.Registered{Incarnation: i})
 		},
-		OnRefused: func(err error) { b.log.Warn().Err(err).Msg("not registered yet") },
+		OnRefused: func(err error) { b.trouble("register", err, true) },
 	})
 	return nil
 }
 
-// afterApply asks for admission as soon as this broker caught up.
-func (b *Broker) afterApply() {
+// afterApply reports what changed, and asks for admission as soon as this
+// broker caught up.
+func (b *Broker) afterApply(u control.Update) {
+	b.metadataEvents(u)
+	b.retrust(u)
 	if s := b.session.State(); s.Incarnation != 0 && s.Fenced {
 		b.session.Kick()
 	}
@@ -359,13 +416,13 @@ func (b *Broker) Shutdown(ctx context.Context) {
 	dctx, cancel := context.WithTimeout(ctx, drainTimeout)
 	defer cancel()
 	if err := b.session.Drain(dctx); err != nil {
-		b.log.Warn().Err(err).Msg("stopping with leaderships")
+		b.trouble("move leaderships away", err, true)
 	}
 	sctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	b.kafka.Shutdown(sctx)
 	if err := b.session.Leave(dctx); err != nil {
-		b.log.Debug().Err(err).Msg("the controller was not told of the stop")
+		b.trouble("tell the controller of the stop", err, false)
 	}
 	b.gossip.leave()
 	b.Close()
@@ -410,7 +467,7 @@ func (b *Broker) close() {
 	}
 	if b.store != nil {
 		if err := b.store.Close(); err != nil {
-			b.log.Warn().Err(err).Msg("closing the data directory")
+			b.trouble("close the data directory", err, true)
 		}
 	}
 	if b.dir != nil {

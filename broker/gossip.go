@@ -7,10 +7,12 @@ import (
 	"time"
 
 	"github.com/tailrace/tailrace/broker/control"
+	"github.com/tailrace/tailrace/broker/event"
 	"github.com/tailrace/tailrace/broker/identity"
 	"github.com/tailrace/tailrace/broker/member"
 	"github.com/tailrace/tailrace/broker/transport"
 	"github.com/tailrace/tailrace/broker/wire"
+	"github.com/tailrace/tailrace/internal/model"
 )
 
 // gossip is this broker's membership: an address book and a source of hints.
@@ -25,8 +27,8 @@ func startGossip(b *Broker) (*gossip, error) {
 	m, err := member.Start(member.Options{
 		Meta: member.Meta{Broker: b.o.ID, Storage: n.Storage, Cluster: n.Cluster,
 			Internal: b.internalAddr(), HTTP: httpURL, Version: b.o.Version},
-		Bind: b.o.Gossip, Advertise: b.o.AdvertiseGossip, Join: b.o.Join, Secret: b.o.Secret, Logger: b.log,
-		OnEvent: b.gossipEvent,
+		Bind: b.o.Gossip, Advertise: b.o.AdvertiseGossip, Join: b.o.Join, Secret: b.o.Secret, Logger: b.o.Logger,
+		OnEvent: b.gossipEvent, OnForeign: b.foreign,
 	})
 	if err != nil {
 		return nil, err
@@ -36,9 +38,22 @@ func startGossip(b *Broker) (*gossip, error) {
 
 // gossipEvent turns a hint into a probe; the hint itself decides nothing (I17).
 func (b *Broker) gossipEvent(e member.Event) {
+	b.tell(event.MemberChanged{Broker: e.Meta.Broker, Addr: e.Addr, Kind: e.Kind.String(), Graceful: e.Graceful})
 	if e.Kind == member.Suspect || e.Kind == member.Leave && !e.Graceful {
 		b.suspect(e.Meta.Broker)
 	}
+}
+
+// foreign ends a broker whose --join leads to nobody but another cluster, unless
+// it has found its own once: then it is the peers that changed.
+func (b *Broker) foreign(cluster string) {
+	n := b.dir.Node()
+	err := fmt.Errorf("data directory %s belongs to cluster %q, but --join leads to cluster %q: correct --dir or --join", b.o.Dir, n.Cluster, cluster)
+	if b.identity.Load().Incarnation != 0 {
+		b.tell(event.Trouble{Operation: "gossip", Broker: model.NoBroker, Err: err, Severe: true})
+		return
+	}
+	b.fail(err)
 }
 
 // byRaftID finds a node that gossip shows.
@@ -85,6 +100,14 @@ func (b *Broker) found(ctx context.Context) error {
 	if b.dir.Node().Cluster != "" {
 		return nil
 	}
+	if b.o.Expect == 1 {
+		// Nobody else has a say, so look first whether there is a cluster.
+		select {
+		case <-b.gossip.Tried():
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 	_, err := identity.Found(ctx, identity.FounderOptions{
 		Dir: b.dir, Expect: b.o.Expect, Interval: 50 * time.Millisecond,
 		Candidates: func() []identity.Candidate {
@@ -105,16 +128,13 @@ func (b *Broker) found(ctx context.Context) error {
 			return slices.Clone(resp), nil
 		},
 		Report: func(d identity.Decision) {
-			ev := b.log.Info()
-			if d.Action == identity.Refused {
-				ev = b.log.Error()
-			}
-			ev.Msg(d.Reason)
+			b.tell(event.Founding{Reason: d.Reason, Refused: d.Action == identity.Refused})
 		},
 	})
 	if err != nil {
 		return fmt.Errorf("join a cluster: %w", err)
 	}
+	b.tell(event.ClusterJoined{Cluster: b.dir.Node().Cluster})
 	// Connections of the founding have no cluster id on one side.
 	for _, m := range b.gossip.Members.Members() {
 		b.peers.Forget(m.Broker)

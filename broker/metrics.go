@@ -2,10 +2,9 @@ package broker
 
 import (
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
 
+	"github.com/tailrace/tailrace/broker/event"
 	"github.com/tailrace/tailrace/isr"
-	"github.com/tailrace/tailrace/segment"
 )
 
 // metrics collects a node's figures when they are asked for, so that keeping
@@ -13,7 +12,6 @@ import (
 type metrics struct {
 	b        *Broker
 	registry *prometheus.Registry
-	events   *prometheus.CounterVec
 }
 
 func desc(name, help string, labels ...string) *prometheus.Desc {
@@ -37,18 +35,18 @@ var (
 	descConnections = desc("kafka_connections", "Open connections of the Kafka listener.")
 	descLease       = desc("lease_valid", "1 while this broker is in contact with the metadata quorum.")
 	descController  = desc("controller", "1 while this broker leads the metadata quorum.")
+	descScrubbed    = desc("scrubbed_bytes_total", "Stored bytes checked by the scrubber.")
+	descPasses      = desc("scrub_passes_total", "Passes of the scrubber over all logs.")
+	descRepairBytes = desc("repair_fetched_bytes_total", "Bytes taken from other replicas to replace damaged ones.")
+	descRepairFails = desc("repair_failures_total", "Attempts to replace a damaged range that failed.")
 	descIndex       = desc("metadata_applied_index", "Metadata index that the replicas have acted on.")
 )
 
 func newMetrics(b *Broker) *metrics {
-	m := &metrics{b: b, registry: prometheus.NewRegistry(), events: prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "tailrace_storage_events_total", Help: "Events of the data directory, by kind.",
-	}, []string{"kind"})}
-	m.registry.MustRegister(m, m.events, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	m := &metrics{b: b, registry: event.NewRegistry()}
+	m.registry.MustRegister(m)
 	return m
 }
-
-func (m *metrics) storage(e segment.Event) { m.events.WithLabelValues(e.Kind.String()).Inc() }
 
 // Describe implements prometheus.Collector; the metrics are unchecked.
 func (m *metrics) Describe(chan<- *prometheus.Desc) {}
@@ -94,6 +92,10 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	gauge(descUnder, under)
 	gauge(descOffline, failed)
 	gauge(descDamaged, damaged)
+	counter(descScrubbed, b.scrubber.bytes.Load())
+	counter(descPasses, b.scrubber.passes.Load())
+	counter(descRepairBytes, b.repair.fetched.Load())
+	counter(descRepairFails, b.repair.failures.Load())
 	gauge(descConnections, int64(b.kafka.Connections()))
 	gauge(descLease, boolInt(b.LeaseValid()))
 	gauge(descController, boolInt(b.node.IsController()))

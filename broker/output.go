@@ -7,12 +7,12 @@ import (
 	"time"
 
 	"github.com/tailrace/tailrace/broker/control"
+	"github.com/tailrace/tailrace/broker/event"
 	"github.com/tailrace/tailrace/broker/replicate"
 	"github.com/tailrace/tailrace/broker/wire"
 	"github.com/tailrace/tailrace/internal/model"
 	"github.com/tailrace/tailrace/isr"
 	"github.com/tailrace/tailrace/partition"
-	"github.com/tailrace/tailrace/segment"
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
@@ -40,7 +40,7 @@ func (o output) Report(r *partition.Replica, leader model.BrokerID) { o.b.repl.R
 
 // Failed implements host.Output.
 func (o output) Failed(tp model.TopicPartition, err error) {
-	o.b.log.Error().Err(err).Str("event", "replica_failed").Stringer("partition", tp).Msg("replica is offline")
+	o.b.tell(event.ReplicaFailed{Topic: o.b.topicName(tp.Topic), Partition: tp.Partition, Err: err})
 }
 
 // submitter carries proposals to the controller (replicate.Submitter).
@@ -53,59 +53,27 @@ func (s submitter) Submit(ctx context.Context, cmd control.Command) (control.Res
 
 // maintain does the storage's background work and watches the disk.
 func (b *Broker) maintain() {
+	b.watchController()
 	if err := b.store.Maintain(b.o.Clock.Now()); err != nil {
 		b.fail(err)
 		return
 	}
 	free, total, err := b.store.FreeSpace()
 	if err != nil {
-		b.log.Warn().Err(err).Msg("free disk space is unknown")
+		b.trouble("look for free disk space", err, true)
 		return
 	}
 	reserve := b.o.DiskReserve
 	if reserve == 0 {
 		reserve = max(1<<30, total/50)
 	}
-	if low := free < reserve; b.diskLow.Swap(low) != low {
-		b.log.Warn().Str("event", "disk_low").Bool("low", low).Int64("free", free).Int64("reserve", reserve).
-			Msg("produces are refused below the disk reserve")
+	low := free < reserve
+	switch changed := b.diskLow.Swap(low) != low; {
+	case changed && low:
+		b.tell(event.DiskLow{Free: free, Reserve: reserve})
+	case changed:
+		b.tell(event.DiskRecovered{Free: free, Reserve: reserve})
 	}
-}
-
-// storageEvent logs what the data directory reports.
-func (b *Broker) storageEvent(e segment.Event) {
-	ev := b.log.Warn()
-	switch e.Kind {
-	case segment.EventPoisoned, segment.EventDamaged, segment.EventMissing:
-		ev = b.log.Error()
-	case segment.EventCatalog, segment.EventRepaired:
-		ev = b.log.Debug()
-	}
-	b.metrics.storage(e)
-	ev.Str("event", "storage_"+e.Kind.String()).Stringer("partition", e.TP).Str("file", e.File).Int64("position", e.Pos).
-		Int64("from", e.Offsets.From).Int64("to", e.Offsets.To).Err(e.Err).Send()
-}
-
-// replicationError logs a failed call to another broker. Loops repeat what
-// failed, so this is news only at debug level.
-func (b *Broker) replicationError(peer model.BrokerID, what string, err error) {
-	b.log.Debug().Err(err).Int32("peer", int32(peer)).Msg(what)
-}
-
-// closed logs why a connection ended unless that is ordinary.
-func (b *Broker) closed(c *wire.Conn, reason error) {
-	switch reason {
-	case wire.ErrPeerClosed, wire.ErrIdle, wire.ErrServerClosed, nil:
-		return
-	}
-	if _, ok := reason.(net.Error); ok {
-		return
-	}
-	b.log.Info().Str("event", "connection_closed").Str("listener", c.Listener).Str("remote", c.RemoteAddr).Err(reason).Send()
-}
-
-func (b *Broker) refusedConn(remote string, reason error) {
-	b.log.Warn().Str("event", "connection_refused").Str("remote", remote).Err(reason).Send()
 }
 
 // advertised is the host:port that clients are told.

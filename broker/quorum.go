@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/tailrace/tailrace/broker/control"
+	"github.com/tailrace/tailrace/broker/event"
 	"github.com/tailrace/tailrace/broker/replicate"
 	"github.com/tailrace/tailrace/broker/transport"
 	"github.com/tailrace/tailrace/broker/wire"
@@ -209,7 +210,8 @@ func (b *Broker) suspect(id model.BrokerID) {
 
 // refused is told by the transport that a host refused a connection: the
 // process behind it is gone.
-func (b *Broker) refused(to transport.To, _ transport.Class) {
+func (b *Broker) refused(to transport.To, class transport.Class) {
+	b.tell(event.PeerRefused{Broker: to.ID, Addr: to.Addr, Class: class.String()})
 	if !b.up.Load() || to.ID == model.NoBroker || !b.refusals.begin(to.ID) {
 		return
 	}
@@ -236,6 +238,6 @@ func (b *Broker) evidence(id model.BrokerID, e control.Evidence) {
 	ctx, cancel := context.WithTimeout(b.ctx, control.DefaultSubmitTimeout)
 	defer cancel()
 	if err := b.node.Suspect(ctx, control.Suspicion{Broker: id, Incarnation: br.Incarnation, Evidence: e}); err != nil && b.ctx.Err() == nil {
-		b.log.Debug().Err(err).Int32("broker", int32(id)).Msg("evidence not delivered")
+		b.tell(event.Trouble{Operation: "deliver evidence", Broker: id, Err: err})
 	}
 }

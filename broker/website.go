@@ -3,6 +3,7 @@ package broker
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"slices"
 
 	"github.com/tailrace/tailrace/broker/control"
@@ -26,10 +27,13 @@ func (b *Broker) startWeb() error {
 	b.tailer = t
 	b.web, err = web.New(web.Options{
 		Source: source{b}, Tailer: t, Gatherer: b.metrics.registry,
-		OnError: func(err error) { b.log.Debug().Err(err).Msg("web") },
+		OnError: func(err error) { b.trouble("serve the console", err, false) },
 	})
 	if err != nil {
 		return err
+	}
+	if err := b.metrics.registry.Register(b.web); err != nil {
+		return fmt.Errorf("metrics of the web server: %w", err)
 	}
 	b.background(func() { b.web.Serve(b.httpListener) })
 	return nil
@@ -58,7 +62,8 @@ func (s source) View() web.View {
 	v := web.View{ClusterID: img.ClusterID, Self: int32(b.o.ID), Controller: int32(b.node.ControllerBroker())}
 	leads, holds := map[model.BrokerID]int{}, map[model.BrokerID]int{}
 	for _, t := range img.Topics {
-		wt := web.Topic{Topic: t.Name, ID: t.ID.String(), Internal: t.Internal, MinInsyncReplicas: control.EffectiveTopicConfig(img, t).MinInsync}
+		cfg := control.EffectiveTopicConfig(img, t)
+		wt := web.Topic{Topic: t.Name, ID: t.ID.String(), Internal: t.Internal, MinInsyncReplicas: cfg.MinInsync, SyncReplicas: cfg.SyncReplicas}
 		for i, p := range t.Partitions {
 			leads[p.Leader]++
 			for _, r := range p.Replicas {

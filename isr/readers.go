@@ -39,8 +39,8 @@ func (r *redirects) find(client uint64, b model.BrokerID) *redirect {
 
 // PreferredReplica chooses a follower for a consumer that reads at offset: one
 // in the consumer's rack, whose log matches and whose known high watermark
-// covers the offset, so that it has something to give and will not send the
-// consumer back. NoBroker means: stay with the leader, also when the leader is
+// and reported durable end cover the offset, so that it has something to give
+// and will not send the consumer back. NoBroker means: stay with the leader, also when the leader is
 // in that rack itself. client identifies the consumer for the hold-down after a
 // bounce; 0 is anonymous.
 func (s *State) PreferredReplica(client uint64, rack string, offset int64, now time.Duration) model.BrokerID {
@@ -49,7 +49,7 @@ func (s *State) PreferredReplica(client uint64, rack string, offset int64, now t
 	}
 	for i := range s.peers {
 		p := &s.peers[i]
-		if p.rack != rack || !p.eligible || !p.fetched || p.knownHW < offset || now-p.heardAt > HeardMax {
+		if p.rack != rack || !p.eligible || !p.fetched || p.durable < offset || p.knownHW < offset || now-p.heardAt > HeardMax {
 			continue
 		}
 		if s.redirect == nil {

@@ -24,13 +24,14 @@ func (r *Replica) FetchState() FetchState {
 func (r *Replica) following() bool { return r.failed == nil && r.isr.Role() == isr.Follower }
 
 // DurableReport returns what this follower may report to its leader as durable.
-// ok is false before a response of this leader in this epoch was applied: until
+// ok is false while the log is damaged, since the follower then lacks records
+// below its end and must not be in sync (I39), and before a response of this leader in this epoch was applied: until
 // then the log may end in records that are about to be truncated, and a report
 // would claim that they are the leader's.
 func (r *Replica) DurableReport() (leader model.BrokerID, p isr.Progress, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if !r.following() || !r.confirmed {
+	if !r.following() || !r.confirmed || r.log.Suspect() >= segment.Damaged {
 		return model.NoBroker, isr.Progress{}, false
 	}
 	m := r.isr.Meta()
@@ -317,6 +318,9 @@ func (r *Replica) Repair(rng segment.OffsetRange, batches []byte, eff *Effects) 
 		}
 		if h.BaseOffset > at || h.NextOffset() <= at {
 			return fmt.Errorf("%w: repair at offset %d: batch %d", ErrCorrupt, at, h.BaseOffset)
+		}
+		if own := r.log.EpochAt(h.BaseOffset); own != model.NoEpoch && own != h.LeaderEpoch {
+			return fmt.Errorf("%w: repair at offset %d: a batch of epoch %d, here it was of epoch %d", ErrCorrupt, at, h.LeaderEpoch, own)
 		}
 		at, rest = h.NextOffset(), rest[len(raw):]
 	}

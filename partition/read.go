@@ -25,6 +25,9 @@ func (r *Replica) Read(req ReadRequest, eff *Effects) ReadResult {
 		res.Range = rg
 	case errors.Is(err, segment.ErrOutOfRange):
 		res.Err = codeOffsetOutOfRange
+	case errors.Is(err, segment.ErrDamaged) && req.Follower < 0 && res.Leader != r.isr.Self():
+		// Not served (I39): another replica has it.
+		res.PreferredReplica, res.NoWait = res.Leader, true
 	default: // damaged ranges are not served; nor is anything after an error
 		res.Err = codeStorageError
 	}
@@ -140,6 +143,9 @@ func (r *Replica) leaderRead(req *ReadRequest, res *ReadResult, limit int64) boo
 		if d := r.divergence(req, r.isr.End()); d != nil {
 			res.Diverging, res.NoWait = d, true
 			return false
+		}
+		if req.Rack != "" {
+			r.hear() // an idle replica is not ticked: what it knows of its peers is old
 		}
 		if b := r.isr.PreferredReplica(req.Client, req.Rack, req.Offset, req.Now); b != model.NoBroker {
 			res.PreferredReplica, res.NoWait = b, true

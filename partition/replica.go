@@ -289,14 +289,15 @@ func (r *Replica) Tick(now time.Duration, eff *Effects) (active bool) {
 	return active
 }
 
-// hear takes in when the members' brokers were last heard from. mu is held.
+// hear takes in when the other replicas' brokers were last heard from. mu is held.
 func (r *Replica) hear() {
 	if r.contacts == nil || r.isr.Role() != isr.Leader {
 		return
 	}
-	for _, m := range r.isr.Meta().ISR {
-		if at, ok := r.contacts.Last(m); ok {
-			r.isr.HeardFrom(m, at)
+	for i := range r.isr.Meta().Replicas {
+		b := r.isr.Meta().Replicas[i].Broker
+		if at, ok := r.contacts.Last(b); ok {
+			r.isr.HeardFrom(b, at)
 		}
 	}
 }

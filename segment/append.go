@@ -71,7 +71,9 @@ func (p *progress) seal() {
 func (p *progress) publish(seg *segment) {
 	seg.size, seg.next, seg.top, seg.open = p.size, p.next, p.top, p.open
 	for _, b := range p.sealed {
-		seg.setVerified(len(seg.blocks))
+		if b.pos >= seg.born {
+			seg.setVerified(len(seg.blocks))
+		}
 		seg.blocks = append(seg.blocks, b)
 	}
 }

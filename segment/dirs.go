@@ -73,6 +73,9 @@ func (d *dirEntries) sync(segs []*segment) error {
 	}
 	d.mu.Unlock()
 	for _, level := range todo {
+		if skipDirSync {
+			break
+		}
 		for _, dir := range level {
 			d.s.stats.dirSyncs.Add(1)
 			if err := d.s.fs.SyncDir(dir); err != nil {

@@ -78,11 +78,13 @@ func (x *FaultFS) do(op Op, call func() error) error {
 	return f.Err
 }
 
+// Create implements FS.
 func (x *FaultFS) Create(name string) (f File, err error) {
 	err = x.do(Op{Kind: OpCreate, Name: name}, func() (err error) { f, err = x.FS.Create(name); return err })
 	return x.file(name, f, err)
 }
 
+// Open implements FS.
 func (x *FaultFS) Open(name string) (f File, err error) {
 	err = x.do(Op{Kind: OpOpen, Name: name}, func() (err error) { f, err = x.FS.Open(name); return err })
 	return x.file(name, f, err)
@@ -98,22 +100,27 @@ func (x *FaultFS) file(name string, f File, err error) (File, error) {
 	return &faultFile{File: f, x: x, name: name}, nil
 }
 
+// MkdirAll implements FS.
 func (x *FaultFS) MkdirAll(name string) error {
 	return x.do(Op{Kind: OpMkdir, Name: name}, func() error { return x.FS.MkdirAll(name) })
 }
 
+// SyncDir implements FS.
 func (x *FaultFS) SyncDir(name string) error {
 	return x.do(Op{Kind: OpSyncDir, Name: name}, func() error { return x.FS.SyncDir(name) })
 }
 
+// Rename implements FS.
 func (x *FaultFS) Rename(oldname, newname string) error {
 	return x.do(Op{Kind: OpRename, Name: oldname}, func() error { return x.FS.Rename(oldname, newname) })
 }
 
+// Remove implements FS.
 func (x *FaultFS) Remove(name string) error {
 	return x.do(Op{Kind: OpRemove, Name: name}, func() error { return x.FS.Remove(name) })
 }
 
+// List implements FS.
 func (x *FaultFS) List(name string) (names []string, err error) {
 	err = x.do(Op{Kind: OpList, Name: name}, func() (err error) { names, err = x.FS.List(name); return err })
 	return names, err

@@ -2,11 +2,7 @@
 
 package segment
 
-import (
-	"io"
-	"net"
-	"syscall"
-)
+import "io"
 
 func (f *osFile) SyncData() error                { return f.f.Sync() }
 func (f *osFile) Preallocate(off, n int64) error { return nil }
@@ -14,8 +10,3 @@ func (f *osFile) Preallocate(off, n int64) error { return nil }
 func (f *osFile) WriteVAt(bufs [][]byte, off int64) (int64, error) { return writeVAt(f.f, bufs, off) }
 
 func (f *osFile) SendTo(w io.Writer, off, n int64) (int64, error) { return copyRange(w, f.f, off, n) }
-
-func socket(w io.Writer) (syscall.Conn, bool) {
-	c, ok := w.(*net.TCPConn)
-	return c, ok
-}

@@ -37,7 +37,16 @@ type segment struct {
 	recorded  int       // blocks[:recorded] are in the catalog
 	open      openBlock // the block behind the last of blocks
 	verified  []uint64  // bitmap over blocks: checked, or written by this process lately
+	born      int64     // size when this process found it: what lies below was not written by it
+	claim     claim     // of the open block: what the mark says about its bytes below born
 	used      int64     // monotonic nanoseconds of the last read, for unloading
+}
+
+// claim is the checksum that a mark carries for the open block, to be compared
+// once before the block is served after a restart.
+type claim struct {
+	pos, end int64 // empty: nothing to compare
+	crc      uint32
 }
 
 // Log is the log of one partition. Append, Truncate, ResetTo and Repair are for
@@ -158,6 +167,19 @@ func (l *Log) SetRetentionBound(bound int64) { l.mu.Lock(); defer l.mu.Unlock();
 
 // Suspect says why this log is not trusted in the next election.
 func (l *Log) Suspect() Suspicion { l.mu.Lock(); defer l.mu.Unlock(); return l.suspect }
+
+// Trust ends the suspicion that a torn tail caused: the caller knows that the
+// log holds every committed record again. Damage stays suspect until it is
+// repaired. It reports whether something changed.
+func (l *Log) Trust() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.suspect != TornTail {
+		return false
+	}
+	l.suspect = Trusted
+	return true
+}
 
 // Damaged lists the ranges that are neither served nor cut until repaired.
 func (l *Log) Damaged() []OffsetRange {

@@ -64,6 +64,9 @@ func (s *Store) saveHighWatermarks(sync bool) error {
 func (s *Store) retain(now time.Time) error {
 	var errs []error
 	for _, l := range s.sortedLogs() {
+		if l.expired(now.UnixMilli()) {
+			errs = append(errs, l.sealActive())
+		}
 		if to, ok := l.retainTo(now.UnixMilli()); ok {
 			if err := l.AdvanceStart(to); err != nil && !errors.Is(err, ErrClosed) {
 				errs = append(errs, err)
@@ -71,6 +74,42 @@ func (s *Store) retain(now time.Time) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// expired reports whether even the newest record of the active segment is too
+// old: it is sealed then, so that it can go.
+func (l *Log) expired(now int64) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	seg := l.active
+	return seg != nil && seg.size > 0 && !l.cfg.Compact && l.cfg.RetentionMs > 0 &&
+		now-seg.newest() > l.cfg.RetentionMs && seg.next <= l.hw && l.durable >= l.end
+}
+
+// sealActive ends the active segment unless the writer is busy; the next append
+// starts a new one.
+func (l *Log) sealActive() error {
+	if !l.write.TryLock() {
+		return nil
+	}
+	defer l.write.Unlock()
+	l.structure.Lock()
+	defer l.structure.Unlock()
+	l.mu.Lock()
+	seg := l.active
+	l.mu.Unlock()
+	if seg == nil {
+		return nil
+	}
+	if err := l.load(seg); err != nil {
+		return err
+	}
+	var b KVBatch
+	l.mu.Lock()
+	l.sealSegment(&b, seg)
+	l.active = nil
+	l.mu.Unlock()
+	return l.s.apply(&b, false)
 }
 
 // retainTo returns the log start that retention asks for: the end of the last

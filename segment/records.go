@@ -35,7 +35,6 @@ func newValue(typ byte, size int) encoder {
 func (e encoder) i64(v int64) encoder  { return binary.BigEndian.AppendUint64(e, uint64(v)) }
 func (e encoder) u64(v uint64) encoder { return binary.BigEndian.AppendUint64(e, v) }
 func (e encoder) u32(v uint32) encoder { return binary.BigEndian.AppendUint32(e, v) }
-func (e encoder) byte(v byte) encoder  { return append(e, v) }
 func (e encoder) raw(b []byte) encoder { return append(e, b...) }
 func (e encoder) bool(v bool) encoder {
 	if v {

@@ -33,6 +33,36 @@ func (l *Log) Repair(r OffsetRange, batches []byte) error {
 	}
 }
 
+// RepairUnits splits a damaged range into the ranges that Repair can replace one
+// at a time, in order: whole index blocks. It is empty if nothing in r is
+// damaged.
+func (l *Log) RepairUnits(r OffsetRange) ([]OffsetRange, error) {
+	l.mu.Lock()
+	segs := l.segs
+	bad := slices.Clone(l.damaged)
+	l.mu.Unlock()
+	var out []OffsetRange
+	for _, seg := range segs {
+		if !slices.ContainsFunc(bad, func(d damage) bool { return d.ordinal == seg.ordinal }) {
+			continue
+		}
+		if err := l.load(seg); err != nil {
+			return nil, err
+		}
+		l.mu.Lock()
+		v := viewOf(seg)
+		l.mu.Unlock()
+		for i := range v.pieces() {
+			pc := v.piece(i)
+			hit := func(d damage) bool { return d.ordinal == seg.ordinal && d.pos < pc.end && pc.pos < d.end }
+			if pc.base < r.To && r.From < pc.next && slices.ContainsFunc(bad, hit) {
+				out = append(out, OffsetRange{pc.base, pc.next})
+			}
+		}
+	}
+	return out, nil
+}
+
 // supply is a run of verified batches.
 type supply struct {
 	hs   []batch.Header

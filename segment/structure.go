@@ -46,6 +46,7 @@ func (l *Log) Truncate(end int64) error {
 	if err != nil {
 		return err
 	}
+	c.end = max(c.end, start) // the start may lie inside a batch that goes
 	tombs := l.commitCut(&b, c)
 	if err := l.s.apply(&b, true); err != nil {
 		return err

@@ -73,6 +73,11 @@ const (
 	Missing            // files that the catalog lists are gone
 )
 
+// String names the suspicion.
+func (s Suspicion) String() string {
+	return [...]string{"trusted", "torn tail", "damaged", "missing"}[s]
+}
+
 // KV is an ordered keyspace in the catalog for the node's own data. A synced
 // Apply is atomic and durable when it returns.
 type KV interface {

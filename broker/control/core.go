@@ -362,6 +362,14 @@ func (c *Core) Members() []Member {
 	return out
 }
 
+// Incarnation returns the incarnation under which this member's storage was
+// last registered, 0 if it never was.
+func (c *Core) Incarnation() (model.Incarnation, error) { return c.log.incarnation() }
+
+// SaveIncarnation records a new incarnation durably. Unlike the other methods
+// both may be called while another goroutine drives the core.
+func (c *Core) SaveIncarnation(i model.Incarnation) error { return c.log.saveIncarnation(i) }
+
 func incarnationOf(img *Image, id model.BrokerID) model.Incarnation {
 	if b := img.Brokers[id]; b != nil {
 		return b.Incarnation

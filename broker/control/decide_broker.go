@@ -132,7 +132,9 @@ func (d *decision) unregisterBroker(cmd *UnregisterBroker) error {
 
 // reportLogs elects where the report was awaited. The report itself is in v
 // already. A broker in service that reports damage leaves the in-sync set of
-// that partition, and does not lead it, while there is another member (I39).
+// that partition, and does not lead it, while there is another member (I39). The
+// new epoch voids what it reported as durable, so that it rejoins only after it
+// reports again, which it does when it is repaired.
 func (d *decision) reportLogs(cmd *ReportLogs) error {
 	b := d.current(cmd.Broker, cmd.Incarnation)
 	if b == nil {
@@ -145,6 +147,7 @@ func (d *decision) reportLogs(cmd *ReportLogs) error {
 		}
 		x := newTransition(l.TP, p, minInsync(d.img, d.img.Topics[l.TP.Topic]))
 		x.remove(b.ID, false)
+		x.bump = true
 		if err := d.settle(x); err != nil {
 			return err
 		}

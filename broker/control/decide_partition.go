@@ -8,6 +8,7 @@ import (
 
 	"github.com/tailrace/tailrace/internal/model"
 	"github.com/tailrace/tailrace/isr"
+	"github.com/tailrace/tailrace/segment"
 )
 
 func (d *decision) alterPartitions(cmd *AlterPartitions) error {
@@ -32,7 +33,7 @@ func (d *decision) alterPartition(cmd *AlterPartitions, in *PartitionProposal) (
 		r.Code, r.Message = kerr.UnknownTopicID.Code, "no such partition"
 		return r, nil
 	}
-	if e, why := d.checkProposal(cmd, &in.Proposal, t, p); e != nil {
+	if e, why := d.checkProposal(cmd, in, t, p); e != nil {
 		r.Code, r.Message = e.Code, why
 		if e == kerr.NotController {
 			r.Outcome = isr.Unknown // this controller is the one that is behind
@@ -66,7 +67,8 @@ func (x *transition) propose(pr *isr.Proposal) {
 	x.isr, x.elr = next, eligible
 }
 
-func (d *decision) checkProposal(cmd *AlterPartitions, pr *isr.Proposal, t *Topic, p *Partition) (*kerr.Error, string) {
+func (d *decision) checkProposal(cmd *AlterPartitions, in *PartitionProposal, t *Topic, p *Partition) (*kerr.Error, string) {
+	pr, tp := &in.Proposal, in.TP
 	switch {
 	case pr.LeaderEpoch > p.LeaderEpoch || pr.PartitionEpoch > p.PartitionEpoch || pr.BasedOn >= d.in.Index:
 		return kerr.NotController, "the proposal is ahead of this controller"
@@ -81,10 +83,10 @@ func (d *decision) checkProposal(cmd *AlterPartitions, pr *isr.Proposal, t *Topi
 	case len(pr.ISR) == 0:
 		return kerr.InvalidRequest, "the in-sync set would be empty"
 	}
-	return d.checkMembers(cmd.Broker, pr.ISR, p)
+	return d.checkMembers(cmd.Broker, pr.ISR, tp, p)
 }
 
-func (d *decision) checkMembers(leader model.BrokerID, members []isr.Member, p *Partition) (*kerr.Error, string) {
+func (d *decision) checkMembers(leader model.BrokerID, members []isr.Member, tp model.TopicPartition, p *Partition) (*kerr.Error, string) {
 	leads := false
 	for i, m := range members {
 		if !slices.Contains(p.Replicas, m.Broker) || slices.ContainsFunc(members[:i], func(o isr.Member) bool { return o.Broker == m.Broker }) {
@@ -96,6 +98,9 @@ func (d *decision) checkMembers(leader model.BrokerID, members []isr.Member, p *
 		}
 		if b.Incarnation != m.Incarnation {
 			return kerr.IneligibleReplica, fmt.Sprintf("broker %d has incarnation %d, not %d", m.Broker, b.Incarnation, m.Incarnation)
+		}
+		if log, _, ok := d.v.log(b, tp); ok && m.Broker != leader && log.Suspect > segment.TornTail {
+			return kerr.IneligibleReplica, fmt.Sprintf("the log of broker %d is damaged", m.Broker)
 		}
 		leads = leads || m.Broker == leader
 	}

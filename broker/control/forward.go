@@ -269,10 +269,10 @@ func (n *Node) suspectHere(ctx context.Context, s Suspicion) error {
 
 // Incarnation returns the incarnation under which this node's storage was last
 // registered, 0 if never.
-func (n *Node) Incarnation() (model.Incarnation, error) { return n.core.log.incarnation() }
+func (n *Node) Incarnation() (model.Incarnation, error) { return n.core.Incarnation() }
 
 // SaveIncarnation records a new incarnation durably.
-func (n *Node) SaveIncarnation(i model.Incarnation) error { return n.core.log.saveIncarnation(i) }
+func (n *Node) SaveIncarnation(i model.Incarnation) error { return n.core.SaveIncarnation(i) }
 
 // Members returns the quorum's members if this node leads it, else
 // ErrNotController.

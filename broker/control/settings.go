@@ -226,7 +226,7 @@ func MetaWith(img *Image, p *Partition, s TopicSettings) isr.Meta {
 	for i, id := range p.Replicas {
 		m.Replicas[i] = isr.ReplicaMeta{Broker: id}
 		if b := img.Brokers[id]; b != nil {
-			m.Replicas[i].Incarnation, m.Replicas[i].Eligible = b.Incarnation, b.Live()
+			m.Replicas[i].Incarnation, m.Replicas[i].Eligible, m.Replicas[i].Rack = b.Incarnation, b.Live(), b.Rack
 		}
 	}
 	return m

@@ -85,6 +85,28 @@ func (e Founding) Info() Info {
 func (ClusterJoined) Info() Info { return info("cluster_joined", "member of a cluster") }
 func (Registered) Info() Info    { return info("registered", "registered with the controller") }
 
+// Fatal: this broker cannot go on; its process exits.
+type Fatal struct{ Err error }
+
+// Info implements Event.
+func (Fatal) Info() Info { return fault("fatal", "this broker cannot go on") }
+
+// Trouble: an operation failed that is repeated, or whose failure costs nothing.
+type Trouble struct {
+	Operation string
+	Broker    model.BrokerID // the other side; NoBroker for none
+	Err       error
+	Severe    bool // somebody should look
+}
+
+// Info implements Event.
+func (e Trouble) Info() Info {
+	if e.Severe {
+		return warn("trouble", "operation failed")
+	}
+	return debug("trouble", "operation failed")
+}
+
 // Metadata and replication.
 type (
 	// ControllerChanged: another broker leads the metadata quorum; NoBroker
@@ -134,6 +156,27 @@ type (
 		Broker      model.BrokerID
 		Incarnation model.Incarnation
 	}
+	// BrokerChanged: a broker's registration changed in another way.
+	BrokerChanged struct {
+		Broker         model.BrokerID
+		Change, Detail string
+	}
+	// TopicChanged: a topic was created or deleted.
+	TopicChanged struct{ Topic, Change string }
+	// ReplicaFailed: an error of its log took a replica offline; a restart
+	// opens it again.
+	ReplicaFailed struct {
+		Topic     string
+		Partition int32
+		Err       error
+	}
+	// SteppedDown: a leader found its own log damaged and had another in-sync
+	// member elected.
+	SteppedDown struct {
+		Topic       string
+		Partition   int32
+		LeaderEpoch model.LeaderEpoch // of the leadership given up
+	}
 	// Truncated: a follower dropped records that its leader does not have.
 	Truncated struct {
 		Topic       string
@@ -148,11 +191,17 @@ func (LeaderElected) Info() Info     { return debug("leader_elected", "leader el
 func (UncleanElection) Info() Info {
 	return warn("unclean_election", "unclean leader election: acknowledged records may be lost")
 }
-func (ISRShrunk) Info() Info   { return info("isr_shrunk", "in-sync set shrank") }
-func (ISRExpanded) Info() Info { return info("isr_expanded", "in-sync set grew") }
-func (Fenced) Info() Info      { return warn("broker_fenced", "broker fenced") }
-func (Unfenced) Info() Info    { return info("broker_unfenced", "broker live") }
-func (Truncated) Info() Info   { return warn("log_truncated", "diverging records dropped") }
+func (ISRShrunk) Info() Info     { return info("isr_shrunk", "in-sync set shrank") }
+func (ISRExpanded) Info() Info   { return info("isr_expanded", "in-sync set grew") }
+func (Fenced) Info() Info        { return warn("broker_fenced", "broker fenced") }
+func (Unfenced) Info() Info      { return info("broker_unfenced", "broker live") }
+func (BrokerChanged) Info() Info { return info("broker_changed", "registration changed") }
+func (TopicChanged) Info() Info  { return info("topic_changed", "topic created or deleted") }
+func (ReplicaFailed) Info() Info { return fault("replica_failed", "replica is offline") }
+func (SteppedDown) Info() Info {
+	return warn("stepped_down", "leader with damaged records gave its leadership up")
+}
+func (Truncated) Info() Info { return warn("log_truncated", "diverging records dropped") }
 
 // Storage.
 type (
@@ -179,6 +228,38 @@ type (
 		From, To  int64
 		Source    model.BrokerID
 	}
+	// RepairFailed: a damaged range could not be replaced yet; it is tried
+	// again.
+	RepairFailed struct {
+		Topic     string
+		Partition int32
+		From, To  int64
+		Source    model.BrokerID // NoBroker: none can give it
+		Err       error
+	}
+	// SegmentMissing: a file that the catalog lists is gone. Its records are
+	// taken from another replica.
+	SegmentMissing struct {
+		Topic     string
+		Partition int32
+		From, To  int64
+		File      string
+		Err       error
+	}
+	// Trusted: a replica whose log was suspect holds everything committed
+	// again.
+	Trusted struct {
+		Topic     string
+		Partition int32
+		Was       string
+	}
+	// StorageNotice: a failure or message of the storage that has no
+	// consequence for records.
+	StorageNotice struct {
+		Kind, File string
+		Err        error
+		Severe     bool
+	}
 	// TornTail: recovery cut an incomplete write past the durable mark.
 	TornTail struct {
 		Topic     string
@@ -199,10 +280,19 @@ func (Poisoned) Info() Info {
 }
 func (CorruptionFound) Info() Info { return fault("corruption_found", "stored records are damaged") }
 func (Repaired) Info() Info        { return info("repaired", "damaged records were replaced") }
-func (TornTail) Info() Info        { return warn("torn_tail", "incomplete write cut at recovery") }
-func (Quarantined) Info() Info     { return warn("quarantined", "unknown file set aside") }
-func (DiskLow) Info() Info         { return fault("disk_low", "disk nearly full: produce is refused") }
-func (DiskRecovered) Info() Info   { return info("disk_recovered", "disk has room again") }
+func (RepairFailed) Info() Info    { return warn("repair_failed", "damaged records not replaced yet") }
+func (SegmentMissing) Info() Info  { return fault("segment_missing", "segment file is missing") }
+func (Trusted) Info() Info         { return info("trusted", "log is trusted again") }
+func (e StorageNotice) Info() Info {
+	if e.Severe {
+		return warn("storage_notice", "storage operation failed")
+	}
+	return debug("storage_notice", "storage")
+}
+func (TornTail) Info() Info      { return warn("torn_tail", "incomplete write cut at recovery") }
+func (Quarantined) Info() Info   { return warn("quarantined", "unknown file set aside") }
+func (DiskLow) Info() Info       { return fault("disk_low", "disk nearly full: produce is refused") }
+func (DiskRecovered) Info() Info { return info("disk_recovered", "disk has room again") }
 
 // Connections.
 type (
@@ -254,6 +344,24 @@ func (PeerUp) Info() Info            { return debug("peer_up", "connected to bro
 func (PeerDown) Info() Info          { return info("peer_down", "connection to broker lost") }
 func (PeerRefused) Info() Info       { return info("peer_refused", "broker refuses connections") }
 func (MemberChanged) Info() Info     { return debug("member_changed", "gossip") }
+
+// RequestFailed: a client's request was not served.
+type RequestFailed struct {
+	Kind         string // "panic", "malformed" or "refused"
+	Key, Version int16
+	RemoteAddr   string
+	ClientID     string
+	Err          error
+	Stack        string // of a panic
+}
+
+// Info implements Event.
+func (e RequestFailed) Info() Info {
+	if e.Kind == "panic" {
+		return fault("request_failed", "a request met a bug; its connection was closed")
+	}
+	return warn("request_failed", "request not served")
+}
 
 // Audit: an administrative or denied operation, who did it and what came out.
 type Audit struct {

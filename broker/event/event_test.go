@@ -25,7 +25,9 @@ var all = []Event{
 	ControllerChanged{}, LeaderElected{}, UncleanElection{}, ISRShrunk{}, ISRExpanded{}, Fenced{}, Unfenced{}, Truncated{},
 	Poisoned{Err: errors.New("x")}, CorruptionFound{}, Repaired{}, TornTail{}, Quarantined{}, DiskLow{}, DiskRecovered{},
 	ConnectionClosed{}, ConnectionClosed{Ordinary: true}, ConnectionRefused{}, PeerUp{}, PeerDown{}, PeerRefused{}, MemberChanged{},
-	Audit{}, Audit{Denied: true},
+	Fatal{}, Trouble{}, Trouble{Severe: true}, BrokerChanged{}, TopicChanged{}, ReplicaFailed{}, SteppedDown{},
+	RepairFailed{}, SegmentMissing{}, Trusted{}, StorageNotice{}, StorageNotice{Severe: true},
+	RequestFailed{}, RequestFailed{Kind: "panic"}, Audit{}, Audit{Denied: true},
 }
 
 func logger(t *testing.T, level string) (*Log, *bytes.Buffer, *clock.Manual) {

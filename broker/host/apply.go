@@ -103,6 +103,7 @@ func (h *Host) add(l *segment.Log, img *control.Image, t *control.Topic) error {
 	}
 	m := &member{Replica: r}
 	m.following.Store(int32(model.NoBroker))
+	m.flush = func(eff *partition.Effects) { h.carry(m, eff); eff.Reset() }
 	h.mu.Lock()
 	h.replicas[l.TP()] = m
 	h.mu.Unlock()

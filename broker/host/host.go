@@ -74,6 +74,9 @@ type member struct {
 	configIndex uint64 // of the settings last set; guarded by applyMu
 	// following is the leader that Output was last told of.
 	following atomic.Int32
+	// flush carries effects out in the middle of an append that writes for
+	// others.
+	flush func(*partition.Effects)
 	// active is true while the member waits in Host.active.
 	active atomic.Bool
 }
@@ -125,6 +128,7 @@ func (h *Host) Replicas() []*partition.Replica {
 func (h *Host) with(m *member, f func(eff *partition.Effects)) {
 	eff := h.effects.Get().(*partition.Effects)
 	eff.Reset()
+	eff.Flush = nil
 	f(eff)
 	h.carry(m, eff)
 	h.effects.Put(eff)
@@ -205,7 +209,10 @@ func (h *Host) Append(r *partition.Replica, req *partition.AppendRequest) {
 		req.Done.Complete(partition.AppendResult{Err: errNotLeader, BaseOffset: -1, LogAppendTime: -1, LogStart: -1})
 		return
 	}
-	h.with(m, func(eff *partition.Effects) { r.Append(req, eff) })
+	h.with(m, func(eff *partition.Effects) {
+		eff.Flush = m.flush
+		r.Append(req, eff)
+	})
 }
 
 // Read reads for a consumer or a follower; a follower's position may move the
@@ -237,12 +244,18 @@ func (h *Host) Commit() error {
 	if err != nil {
 		return err
 	}
+	h.Persisted(done)
+	return nil
+}
+
+// Persisted tells the replicas what a group commit made durable; Commit does it
+// by itself.
+func (h *Host) Persisted(done []segment.Committed) {
 	for _, c := range done {
 		if m := h.member(c.Log.TP()); m != nil {
 			h.with(m, func(eff *partition.Effects) { m.Persisted(c.End, eff) })
 		}
 	}
-	return nil
 }
 
 // Tick lets active replicas judge lag and expire what is due. Idle ones cost

@@ -126,8 +126,8 @@ type view struct {
 }
 
 // addViews asks each broker's HTTP interface, where it is reachable, and takes
-// what it says of the partitions that it leads: only the leader knows its
-// followers' progress. Everything here is an extra, so failures leave gaps.
+// what it says of the partitions that it leads, since only the leader knows its
+// followers' progress, and of its own replicas. Everything here is an extra, so failures leave gaps.
 func addViews(ctx context.Context, admin *client.Admin, rows []partitionRow) {
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
@@ -156,9 +156,13 @@ func addViews(ctx context.Context, admin *client.Admin, rows []partitionRow) {
 	for i, b := range status.Brokers {
 		for _, v := range views[i] {
 			row := at[fmt.Sprintf("%s/%d", v.Topic, v.Partition)]
-			if row != nil && v.Leader == b.ID && row.Leader == b.ID {
+			if row == nil {
+				continue
+			}
+			if v.Leader == b.ID && row.Leader == b.ID {
 				row.merge(v)
 			}
+			row.mergeOwn(b.ID, v)
 		}
 	}
 }
@@ -198,7 +202,19 @@ func (p *partitionRow) merge(v view) {
 			if known.Lag >= 0 {
 				r.Lag = known.Lag
 			}
-			r.LogEnd, r.Suspect, r.Damaged = known.LogEnd, known.Suspect, known.Damaged
+			r.LogEnd = known.LogEnd
+		}
+	}
+}
+
+// mergeOwn takes what a broker says of its own replica's log: nobody else
+// knows whether it is damaged.
+func (p *partitionRow) mergeOwn(broker int32, v view) {
+	for i := range p.Replicas {
+		for _, known := range v.Replicas {
+			if r := &p.Replicas[i]; r.Broker == broker && known.Broker == broker {
+				r.Suspect, r.Damaged = known.Suspect, known.Damaged
+			}
 		}
 	}
 }

@@ -1,0 +1,180 @@
+package sim
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/tailrace/tailrace/internal/batch"
+	"github.com/tailrace/tailrace/internal/history"
+	"github.com/tailrace/tailrace/internal/model"
+	"github.com/tailrace/tailrace/partition"
+	"github.com/tailrace/tailrace/segment"
+)
+
+// recoveryLimit is how long the cluster may take, in its own time, to be whole
+// again after the last fault.
+const recoveryLimit = 90 * time.Second
+
+// heal ends all faults and waits until the cluster is whole.
+func (w *world) heal() {
+	w.calm = true
+	w.trace.note("HEAL")
+	w.net.calm()
+	for _, n := range w.nodes {
+		n.disk.full, n.disk.eio, n.disk.countIn, n.slow = false, 0, 0, 0
+		n.resume()
+		if !n.up {
+			w.at(w.now, evStart, n.start)
+		}
+	}
+	healed, limit := w.now, w.now+recoveryLimit
+	w.loop(func() bool { return w.now >= limit || w.now > healed+3*time.Second && w.writing(healed) })
+	for _, p := range w.prods {
+		p.stopped = true
+	}
+	for _, c := range w.cons {
+		c.stopped = true
+	}
+	next := w.now
+	why := ""
+	w.loop(func() bool {
+		if w.now < next {
+			return w.now >= limit
+		}
+		next = w.now + 100*time.Millisecond
+		why = w.unwhole()
+		return why == "" || w.now >= limit
+	})
+	if w.fail == nil && why != "" {
+		w.violate(invRecovery, "after %v: %s", w.now-healed, why)
+	}
+}
+
+// writing: every producer was acknowledged after the last fault.
+func (w *world) writing(since time.Duration) bool {
+	for _, p := range w.prods {
+		if p.lastAck < since {
+			return false
+		}
+	}
+	return true
+}
+
+// unwhole says what is not as it should be in a quiet cluster.
+func (w *world) unwhole() string {
+	img := w.orc.image
+	if img == nil || len(w.topics) == 0 {
+		return "no topic"
+	}
+	for _, p := range w.prods {
+		if !p.idle {
+			return "a producer waits"
+		}
+	}
+	for _, n := range w.nodes {
+		if n.up && n.applied < img.Index {
+			return fmt.Sprintf("broker %d applied metadata up to %d of %d", n.id, n.applied, img.Index)
+		}
+		if b := img.Brokers[n.id]; b == nil || b.Fenced {
+			return fmt.Sprintf("broker %d is fenced", n.id)
+		}
+	}
+	for _, p := range w.orc.order {
+		if why := w.unwholePart(p); why != "" {
+			return p.name + ": " + why
+		}
+	}
+	return ""
+}
+
+func (w *world) unwholePart(p *part) string {
+	m := p.meta
+	if m.Leader == model.NoBroker {
+		return fmt.Sprintf("no leader; in-sync %v, eligible %v", m.ISR, m.ELR)
+	}
+	want := len(m.Replicas)
+	if s := w.par.syncReplicas; s > 0 {
+		want = min(want, s)
+	}
+	if len(m.ISR) < want {
+		return fmt.Sprintf("in-sync %v of %v", m.ISR, m.Replicas)
+	}
+	for _, id := range m.Replicas {
+		x := w.nodes[id-1].watch(p.tp)
+		if x == nil {
+			return fmt.Sprintf("broker %d has no replica", id)
+		}
+		if x.log.Suspect() >= segment.Damaged {
+			return fmt.Sprintf("broker %d has damage %v", id, x.log.Damaged())
+		}
+		if end, hw := x.log.End(), x.log.HighWatermark(); end != p.end || hw != p.end || x.log.DurableEnd() != end || x.r.Status().DurableEnd != end {
+			return fmt.Sprintf("broker %d ends at %d, high watermark %d, durable end %d (known %d), committed are %d", id, end, hw, x.log.DurableEnd(), x.r.Status().DurableEnd, p.end)
+		}
+	}
+	return ""
+}
+
+// judge reads everything back from every replica and checks the history.
+func (w *world) judge() {
+	for _, p := range w.orc.order {
+		for _, id := range p.meta.Replicas {
+			w.readBack(w.nodes[id-1], p)
+		}
+	}
+	if w.par.deleteRecords || w.fail != nil {
+		return // what was deleted on purpose looks lost to the checker
+	}
+	rep := history.Check(&w.hist.h, history.Options{AllowDuplicates: true, FinalReads: w.hist.final, Dumps: w.hist.dumps})
+	if !rep.Valid() {
+		w.violate(invHistory, "%s", rep)
+	}
+}
+
+// readBack reads one replica as a consumer does.
+func (w *world) readBack(n *node, p *part) {
+	r := n.host.Replica(p.tp)
+	if r == nil {
+		w.violate(invReadable, "%s: broker %d has no replica", p.name, n.id)
+		return
+	}
+	hs := &w.hist
+	k := hs.key(p.tp)
+	pos, replica := r.Log().Start(), fmt.Sprint(n.id)
+	dump := history.Dump{Key: k, Replica: replica, HighWatermark: r.Log().HighWatermark()}
+	var reads []history.Read
+	hs.process++
+	op := hs.begin(w, history.Op{Process: hs.process, F: history.FPoll, Final: true, Replica: replica})
+	for pos < p.end {
+		res := n.host.Read(r, partition.ReadRequest{Offset: pos, MaxBytes: 1 << 20, MinOne: true, CurrentEpoch: -1, LastFetchedEpoch: -1, Follower: -1, Now: n.Elapsed()})
+		if res.Err != 0 || res.Range == nil {
+			w.violate(invReadable, "%s: broker %d answers %d at offset %d of %d (preferred %d)", p.name, n.id, res.Err, pos, p.end, res.PreferredReplica)
+			return
+		}
+		raw, err := res.Range.AppendTo(nil)
+		res.Range.Release()
+		if err != nil || len(raw) == 0 {
+			w.violate(invReadable, "%s: broker %d at offset %d: %d bytes, %v", p.name, n.id, pos, len(raw), err)
+			return
+		}
+		w.orc.served(n, p.tp, raw)
+		for len(raw) > 0 && w.fail == nil {
+			h, b, err := batch.Next(raw)
+			if err != nil {
+				w.violate(invReadable, "%s: broker %d at offset %d: %v", p.name, n.id, pos, err)
+				return
+			}
+			raw = raw[len(b):]
+			for i, v := range valuesOf(b) {
+				reads = append(reads, history.Read{Key: k, Offset: h.BaseOffset + int64(i), Value: history.Value(v)})
+			}
+			dump.Batches = append(dump.Batches, history.Batch{Base: h.BaseOffset, Last: h.LastOffset(), Epoch: h.LeaderEpoch, CRC: h.CRC})
+			pos = h.NextOffset()
+		}
+		if w.fail != nil {
+			return
+		}
+	}
+	hs.end(w, op, history.OK).Mops = []history.Mop{history.PollMop(reads...)}
+	hs.final = append(hs.final, history.FinalRead{Key: k, Replica: replica, Position: pos, End: p.end})
+	hs.dumps = append(hs.dumps, dump)
+}

@@ -1,0 +1,5 @@
+//go:build bug_nodirsync
+
+package segment
+
+const skipDirSync = true

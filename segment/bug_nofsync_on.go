@@ -1,0 +1,5 @@
+//go:build bug_nofsync
+
+package segment
+
+const skipFileSync = true
