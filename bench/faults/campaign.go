@@ -30,6 +30,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
 // Options say what a campaign does. Zero values mean the defaults.
@@ -301,7 +302,7 @@ func (c *campaign) addNode(i int) error {
 }
 
 // startPatience bounds the founding of the cluster.
-const startPatience = 60 * time.Second
+const startPatience = 45 * time.Second
 
 func (c *campaign) createTopics(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startPatience)
@@ -312,17 +313,8 @@ func (c *campaign) createTopics(ctx context.Context) error {
 	}
 	defer cl.Close()
 	adm := kadm.NewClient(cl)
-	for {
-		md, err := adm.BrokerMetadata(ctx)
-		if err == nil && len(md.Brokers) == c.o.Brokers {
-			break
-		}
-		if err := c.surprises(); err != nil {
-			return err
-		}
-		if !pause(ctx, 50*time.Millisecond) {
-			return fmt.Errorf("the brokers formed no cluster within %s: %d are there, %w", startPatience, len(md.Brokers), err)
-		}
+	if err := c.awaitMembers(ctx); err != nil {
+		return err
 	}
 	s := func(v string) *string { return &v }
 	for _, t := range topics {
@@ -346,6 +338,40 @@ func (c *campaign) createTopics(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// awaitMembers returns when every broker shows all of them. It asks raw: a
+// franz-go client may answer from what it remembers.
+func (c *campaign) awaitMembers(ctx context.Context) error {
+	for _, n := range c.nodes {
+		for {
+			live, err := liveBrokers(n)
+			if live == c.o.Brokers {
+				break
+			}
+			if err := c.surprises(); err != nil {
+				return err
+			}
+			if !pause(ctx, 50*time.Millisecond) {
+				return fmt.Errorf("broker %d shows %d of %d brokers after %s (%v)", n.id(), live, c.o.Brokers, startPatience, err)
+			}
+		}
+	}
+	return nil
+}
+
+// liveBrokers is how many brokers one of them shows.
+func liveBrokers(n *node) (int, error) {
+	conn, err := dialRaw(n.kafka())
+	if err != nil {
+		return 0, err
+	}
+	defer conn.close()
+	resp, err := conn.do(metadataRequest(nil), readTimeout)
+	if err != nil {
+		return 0, err
+	}
+	return len(resp.(*kmsg.MetadataResponse).Brokers), nil
 }
 
 // surprises reports a broker that ended by itself.

@@ -32,11 +32,21 @@ var nemeses = map[string]nemesis{}
 
 func init() {
 	for name, n := range map[string]nemesis{
-		"none":      {about: "no fault: the load alone", round: quietRound},
-		"kill":      {about: "kill -9 of a random broker, started again", round: killOne},
-		"killall":   {about: "kill -9 of all brokers at once", round: killAll},
-		"pause":     {about: "SIGSTOP of a random broker past its lease, then SIGCONT", round: pauseOne},
-		"pausekill": {about: "pause one, kill another, resume the paused one first", brokers: 3, round: pauseKill},
+		"none":       {about: "no fault: the load alone", round: quietRound},
+		"kill":       {about: "kill -9 of a random broker, started again", round: killOne},
+		"killall":    {about: "kill -9 of all brokers at once", round: killAll},
+		"pause":      {about: "SIGSTOP of a random broker past its lease, then SIGCONT", round: pauseOne},
+		"killleader": {about: "kill -9 of a leader; reports the time to the next acknowledged produce", round: killLeader},
+		"clock":      {about: "wall clocks up to an hour apart, jumping at each restart", round: clockRound},
+		"mix":        {about: "kills, pauses and cuts in turn, with quiet periods", round: mixRound},
+		"partition":  {about: "cuts of all shapes in turn", brokers: 5, needs: needsNamespaces, round: cutAny},
+		"one":        {about: "one broker cut off from all others", needs: needsNamespaces, round: cutRound(shapeOne)},
+		"majority":   {about: "a minority of two cut off from three", brokers: 5, needs: needsNamespaces, round: cutRound(shapeMajority)},
+		"halves":     {about: "two halves of four", brokers: 4, needs: needsNamespaces, round: cutRound(shapeHalves)},
+		"ring":       {about: "every broker sees a majority, no two the same", brokers: 5, needs: needsNamespaces, round: cutRound(shapeRing)},
+		"bridge":     {about: "two halves that only one broker joins", brokers: 5, needs: needsNamespaces, round: cutRound(shapeBridge)},
+		"oneway":     {about: "one direction of some links cut", needs: needsNamespaces, round: cutRound(shapeOneWay)},
+		"pausekill":  {about: "pause one, kill another, resume the paused one first", brokers: 3, round: pauseKill},
 	} {
 		nemeses[name] = n
 	}

@@ -144,3 +144,21 @@ func (n *node) expectEnd() {
 	defer n.mu.Unlock()
 	n.down = true
 }
+
+// dumpStacks ends the process with SIGQUIT, which makes the Go runtime write
+// all goroutines into its log: evidence where something hangs.
+func (n *node) dumpStacks() {
+	n.expectEnd()
+	n.signal(syscall.SIGCONT)
+	n.signal(syscall.SIGQUIT)
+	n.mu.Lock()
+	p := n.p
+	n.mu.Unlock()
+	if p == nil {
+		return
+	}
+	select {
+	case <-p.Done():
+	case <-time.After(5 * time.Second):
+	}
+}

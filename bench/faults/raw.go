@@ -126,6 +126,7 @@ func latestRequest(k tp) *kmsg.ListOffsetsRequest {
 func metadataRequest(topics []string) *kmsg.MetadataRequest {
 	req := kmsg.NewPtrMetadataRequest()
 	req.Version = 9
+	req.Topics = []kmsg.MetadataRequestTopic{} // not null, which means all
 	for _, name := range topics {
 		t := kmsg.NewMetadataRequestTopic()
 		t.Topic = &name

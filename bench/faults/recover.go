@@ -244,6 +244,11 @@ func isDataLoss(err error) bool {
 // stays where something was found or failed.
 func (c *campaign) close(failed error) error {
 	var errs []error
+	if failed != nil && !errors.Is(failed, context.Canceled) {
+		for _, n := range c.nodes {
+			n.dumpStacks()
+		}
+	}
 	for _, n := range c.nodes {
 		n.kill()
 		errs = append(errs, n.log.Close())
