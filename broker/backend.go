@@ -11,6 +11,7 @@ import (
 	"github.com/tailrace/tailrace/broker/control"
 	"github.com/tailrace/tailrace/internal/clock"
 	"github.com/tailrace/tailrace/internal/model"
+	"github.com/tailrace/tailrace/partition"
 )
 
 // The methods below implement api.Backend.
@@ -28,20 +29,14 @@ func (b *Broker) Image() *control.Image {
 
 // Replica returns the hosted replica of tp.
 func (b *Broker) Replica(tp model.TopicPartition) api.Replica {
-	if v, ok := b.views.Load(tp); ok {
-		if v := v.(*replicaView); b.host.Replica(tp) == v.Replica {
-			return v
-		}
+	if v, ok := b.host.View(tp).(*replicaView); ok {
+		return v
 	}
-	r := b.host.Replica(tp)
-	if r == nil {
-		b.views.Delete(tp)
-		return nil
-	}
-	v := &replicaView{Replica: r, b: b, h: b.host}
-	b.views.Store(tp, v)
-	return v
+	return nil
 }
+
+// view makes the api's view of a replica, once in the replica's life.
+func (b *Broker) view(r *partition.Replica) any { return &replicaView{Replica: r, b: b, h: b.host} }
 
 // LeaseValid reports whether this broker may give answers that only a current
 // leader can give.
