@@ -173,6 +173,7 @@ func (h *Host) applyTopic(img *control.Image, t *control.Topic) {
 		}
 		meta := control.MetaWith(img, t.Partitions[p], cfg)
 		h.with(m, func(eff *partition.Effects) { m.ApplyMeta(meta, eff) })
+		h.activate(m)
 	}
 }
 

@@ -248,6 +248,7 @@ func (h *Host) Do(tp model.TopicPartition, f func(r *partition.Replica, eff *par
 		return false
 	}
 	h.with(m, func(eff *partition.Effects) { f(m.Replica, eff) })
+	h.activate(m) // a proposal's outcome or a report may leave something to be tried again
 	return true
 }
 
