@@ -51,6 +51,6 @@ func rootCommand() *cobra.Command {
 		SilenceErrors: true,
 	}
 	addWorkloads(root)
-	root.AddCommand(limitCommand(), compareCommand(), limitNodeCommand(), nullNodeCommand())
+	root.AddCommand(limitCommand(), compareCommand(), limitNodeCommand(), nullNodeCommand(), faultsCommand())
 	return root
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -118,7 +119,6 @@ type Broker struct {
 	tailer   *web.KafkaTailer
 	metrics  *metrics
 
-	views       sync.Map // model.TopicPartition → *replicaView
 	producerIDs producerIDs
 	suspects    suspects
 	refusals    suspects
@@ -129,6 +129,8 @@ type Broker struct {
 	contacts    partition.Contacts
 	fetches     partition.Contacts
 	identity    atomic.Pointer[transport.Identity]
+	stopSession context.CancelFunc
+	sessionDone chan struct{}
 	closeOnce   sync.Once
 }
 
@@ -166,7 +168,10 @@ func Start(ctx context.Context, o Options) (*Broker, error) {
 	o.defaults()
 	b := newBroker(o)
 	began := o.Clock.Elapsed()
-	err := b.open()
+	err := CheckPorts(o)
+	if err == nil {
+		err = b.open()
+	}
 	if err == nil {
 		err = b.bind()
 	}
@@ -214,23 +219,38 @@ func (b *Broker) open() error {
 		Dir: b.o.Dir, FS: b.o.FS, CacheBytes: b.o.CacheBytes, Clock: b.o.Clock, MustExist: dir.Node().Initialised, OnEvent: b.storageEvent,
 	})
 	if err != nil {
-		return fmt.Errorf("open %s: %w", b.o.Dir, err)
+		return &openError{dir: b.o.Dir, err: err}
 	}
 	b.store = store
 	return dir.MarkInitialised()
 }
 
+// openError is why a data directory cannot be used.
+type openError struct {
+	dir string
+	err error
+}
+
+// Error is one line and says what to do.
+func (e *openError) Error() string {
+	why := strings.Join(strings.FieldsFunc(e.err.Error(), func(r rune) bool { return r == '\n' || r == '\r' }), "; ")
+	return fmt.Sprintf("data directory %s cannot be opened: %s: restore it, or move it away to start this broker as a new, empty one", e.dir, why)
+}
+
+// Unwrap returns the cause.
+func (e *openError) Unwrap() error { return e.err }
+
 // bind takes every port before anything is told to anybody.
 func (b *Broker) bind() (err error) {
 	for _, l := range []struct {
-		flag, addr string
-		to         *net.Listener
+		setting, addr string
+		to            *net.Listener
 	}{{"kafka", b.o.Kafka, &b.kafkaListener}, {"internal", b.o.Internal, &b.internalListener}, {"http", b.o.HTTP, &b.httpListener}} {
-		if l.addr == "" && l.flag == "http" {
+		if l.addr == "" && l.setting == "http" {
 			continue
 		}
 		if *l.to, err = net.Listen("tcp", l.addr); err != nil {
-			return fmt.Errorf("--%s %s: %w; choose another address or stop what uses it", l.flag, l.addr, errors.Unwrap(err))
+			return &PortError{Setting: l.setting, Addr: l.addr, Err: err}
 		}
 	}
 	return nil
@@ -281,7 +301,7 @@ func (b *Broker) run() error {
 	})
 	b.host = host.New(host.Options{
 		Self: b.o.ID, Store: b.store, Clock: b.o.Clock, Output: output{b},
-		LeaseValid: b.LeaseValid, Contacts: &b.contacts, Fetches: &b.fetches,
+		LeaseValid: b.LeaseValid, Contacts: &b.contacts, Fetches: &b.fetches, View: b.view,
 	})
 	b.syncer = newSyncer(b.host.Commit, b.fail)
 	b.repl.Start(b.host)
@@ -297,8 +317,11 @@ func (b *Broker) run() error {
 	b.background(func() { b.repair.run(b.ctx) })
 	b.node.Start()
 	b.up.Store(true)
+	sctx, stop := context.WithCancel(b.ctx)
+	b.stopSession, b.sessionDone = stop, make(chan struct{})
 	b.background(func() {
-		if err := b.session.Run(b.ctx); err != nil && b.ctx.Err() == nil && !errors.Is(err, control.ErrStopped) {
+		defer close(b.sessionDone)
+		if err := b.session.Run(sctx); sctx.Err() == nil && !errors.Is(err, control.ErrStopped) {
 			b.fail(fmt.Errorf("session with the controller: %w", err))
 		}
 	})
@@ -386,27 +409,6 @@ func (b *Broker) Ready() error {
 		return errors.New("no contact with the metadata quorum")
 	}
 	return nil
-}
-
-// drainTimeout bounds how long a stop waits for leaderships to move away.
-const drainTimeout = 10 * time.Second
-
-// Shutdown stops cleanly: leaderships move away first, requests in flight are
-// answered, then the broker leaves.
-func (b *Broker) Shutdown(ctx context.Context) {
-	dctx, cancel := context.WithTimeout(ctx, drainTimeout)
-	defer cancel()
-	if err := b.session.Drain(dctx); err != nil {
-		b.trouble("move leaderships away", err, true)
-	}
-	sctx, cancel := context.WithTimeout(ctx, 2*time.Second)
-	defer cancel()
-	b.kafka.Shutdown(sctx)
-	if err := b.session.Leave(dctx); err != nil {
-		b.trouble("tell the controller of the stop", err, false)
-	}
-	b.gossip.leave()
-	b.Close()
 }
 
 // Close stops at once. What is not durable yet is lost as in a crash, which

@@ -12,6 +12,7 @@ import (
 	"github.com/tailrace/tailrace/broker/member"
 	"github.com/tailrace/tailrace/broker/transport"
 	"github.com/tailrace/tailrace/broker/wire"
+	"github.com/tailrace/tailrace/internal/model"
 )
 
 // gossip is this broker's membership: an address book and a source of hints.
@@ -27,7 +28,7 @@ func startGossip(b *Broker) (*gossip, error) {
 		Meta: member.Meta{Broker: b.o.ID, Storage: n.Storage, Cluster: n.Cluster,
 			Internal: b.internalAddr(), HTTP: httpURL, Version: b.o.Version},
 		Bind: b.o.Gossip, Advertise: b.o.AdvertiseGossip, Join: b.o.Join, Secret: b.o.Secret, Logger: b.o.Logger,
-		OnEvent: b.gossipEvent,
+		OnEvent: b.gossipEvent, OnForeign: b.foreign,
 	})
 	if err != nil {
 		return nil, err
@@ -41,6 +42,18 @@ func (b *Broker) gossipEvent(e member.Event) {
 	if e.Kind == member.Suspect || e.Kind == member.Leave && !e.Graceful {
 		b.suspect(e.Meta.Broker)
 	}
+}
+
+// foreign ends a broker whose --join leads to nobody but another cluster, unless
+// it has found its own once: then it is the peers that changed.
+func (b *Broker) foreign(cluster string) {
+	n := b.dir.Node()
+	err := fmt.Errorf("data directory %s belongs to cluster %q, but --join leads to cluster %q: correct --dir or --join", b.o.Dir, n.Cluster, cluster)
+	if b.identity.Load().Incarnation != 0 {
+		b.tell(event.Trouble{Operation: "gossip", Broker: model.NoBroker, Err: err, Severe: true})
+		return
+	}
+	b.fail(err)
 }
 
 // byRaftID finds a node that gossip shows.
@@ -86,6 +99,14 @@ func (b *Broker) serveFounding(s *transport.Server) {
 func (b *Broker) found(ctx context.Context) error {
 	if b.dir.Node().Cluster != "" {
 		return nil
+	}
+	if b.o.Expect == 1 {
+		// Nobody else has a say, so look first whether there is a cluster.
+		select {
+		case <-b.gossip.Tried():
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
 	_, err := identity.Found(ctx, identity.FounderOptions{
 		Dir: b.dir, Expect: b.o.Expect, Interval: 50 * time.Millisecond,

@@ -35,8 +35,7 @@ type memBatch struct {
 }
 
 type memRange struct {
-	b        []byte
-	released *int
+	b []byte
 }
 
 func (r memRange) Len() int64                          { return int64(len(r.b)) }
@@ -57,7 +56,12 @@ func (l *memLog) HighWatermark() int64     { return min(l.hw, l.end) }
 func (l *memLog) SetHighWatermark(h int64) { l.hw = h }
 func (l *memLog) SetConfig(segment.LogConfig) {
 }
-func (l *memLog) Suspect() segment.Suspicion     { return segment.Trusted }
+func (l *memLog) Suspect() segment.Suspicion {
+	if len(l.damaged) > 0 {
+		return segment.Damaged
+	}
+	return segment.Trusted
+}
 func (l *memLog) Damaged() []segment.OffsetRange { return l.damaged }
 
 func (l *memLog) Bytes() (n int64) {

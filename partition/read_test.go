@@ -218,6 +218,42 @@ func TestDamagedRangeIsNotServed(t *testing.T) {
 	c.publish()
 }
 
+// A follower with a damaged range sends consumers to the leader, who has it;
+// it serves what lies around.
+func TestDamagedFollowerRedirects(t *testing.T) {
+	c := newCluster(t, 3)
+	c.node(1).plain(2)
+	c.node(1).plain(2)
+	c.settle()
+	f := c.node(2)
+	f.log.damaged = []segment.OffsetRange{{From: 2, To: 4}}
+	c.wantSpan("before", f.consume(0), 0, 2)
+	res := f.consume(2)
+	if res.Err != 0 || res.Range != nil || res.PreferredReplica != 1 || !res.NoWait {
+		t.Errorf("got %+v, want a redirect to the leader", res)
+	}
+}
+
+// A damaged follower must not count as in sync: it reports no durable end until
+// it is repaired.
+func TestDamagedFollowerReportsNothing(t *testing.T) {
+	c := newCluster(t, 3)
+	c.node(1).plain(2)
+	c.settle()
+	f := c.node(2)
+	if _, p, ok := f.r.DurableReport(); !ok || p.End != 2 {
+		t.Fatalf("before: %+v, %v", p, ok)
+	}
+	f.log.damaged = []segment.OffsetRange{{From: 0, To: 2}}
+	if _, p, ok := f.r.DurableReport(); ok {
+		t.Errorf("reports %+v", p)
+	}
+	f.log.damaged = nil
+	if _, _, ok := f.r.DurableReport(); !ok {
+		t.Error("reports nothing after the repair")
+	}
+}
+
 func TestRepair(t *testing.T) {
 	c := newCluster(t, 3)
 	c.node(1).plain(2)

@@ -3,6 +3,7 @@ package segment
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"sync/atomic"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -79,7 +80,8 @@ func (c *pebbleCatalog) Errorf(format string, args ...any) {
 }
 
 func (c *pebbleCatalog) Fatalf(format string, args ...any) {
-	err := fmt.Errorf("catalog: "+format, args...)
+	text, _, _ := strings.Cut(fmt.Sprintf(format, args...), "\n") // Pebble adds stacks
+	err := errors.New("catalog: " + text)
 	if c.fatal.CompareAndSwap(nil, &err) && c.onFatal != nil {
 		c.onFatal(err)
 	}

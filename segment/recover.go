@@ -20,13 +20,12 @@ func isNotExist(err error) bool { return errors.Is(err, fs.ErrNotExist) }
 
 // recovery is the state of opening a directory.
 type recovery struct {
-	s       *Store
-	logs    []*found
-	byTP    map[model.TopicPartition]*found
-	tombs   map[uint64]tombstone
-	files   map[uint64]bool // segment ids whose files are there
-	batch   KVBatch         // what recovery changes, synced before Open returns
-	maxSeen uint64
+	s     *Store
+	logs  []*found
+	byTP  map[model.TopicPartition]*found
+	tombs map[uint64]tombstone
+	files map[uint64]bool // segment ids whose files are there
+	batch KVBatch         // what recovery changes, synced before Open returns
 }
 
 // found is what the catalog says about one log.
@@ -54,6 +53,7 @@ func (s *Store) recover() error {
 	s.ids.limit += idRange
 	for _, f := range r.logs {
 		s.logs[f.l.tp] = f.l
+		s.sorted = nil
 		if f.l.durable < f.l.end {
 			f.l.markDirty()
 		}

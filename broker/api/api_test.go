@@ -2,6 +2,7 @@ package api
 
 import (
 	"errors"
+	"github.com/tailrace/tailrace/broker/control"
 	"strings"
 	"testing"
 
@@ -107,7 +108,7 @@ func TestAdmission(t *testing.T) {
 // panicky is a backend whose image panics.
 type panicky struct{ *fakeBackend }
 
-func (panicky) LeaseValid() bool { panic("planted") }
+func (panicky) Image() *control.Image { panic("planted") }
 
 // TestPanicClosesConnection: a bug in a handler costs its connection, not the
 // broker.

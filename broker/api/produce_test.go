@@ -104,11 +104,6 @@ func TestProduceLeaderHint(t *testing.T) {
 			t.Errorf("version %d: %+v %+v", version, p.CurrentLeader, resp.Brokers)
 		}
 	}
-	b.noLease = true
-	p := c.do(produceRequest(13, -1, oneBatch(1), 0)).(*kmsg.ProduceResponse).Topics[0].Partitions[0]
-	if p.ErrorCode != kerr.NotLeaderForPartition.Code {
-		t.Errorf("without a lease: %v", kerr.ErrorForCode(p.ErrorCode))
-	}
 }
 
 func TestProduceUnacknowledged(t *testing.T) {

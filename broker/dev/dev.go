@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"sync"
+	"time"
 
 	"github.com/rs/zerolog"
 
@@ -34,8 +35,11 @@ type Cluster struct {
 	Brokers []*broker.Broker // by id-1
 }
 
-// Start starts the brokers and returns when all accept clients.
+// Start starts the brokers and returns when all serve clients.
 func Start(ctx context.Context, o Options) (*Cluster, error) {
+	if err := o.checkPorts(); err != nil {
+		return nil, err
+	}
 	c := &Cluster{Brokers: make([]*broker.Broker, o.Brokers)}
 	first := make(chan string, 1) // gossip address of broker 1
 	ctx, cancel := context.WithCancel(ctx)
@@ -66,11 +70,48 @@ func Start(ctx context.Context, o Options) (*Cluster, error) {
 		})
 	}
 	wg.Wait()
-	if err := firstReal(errs); err != nil {
+	err := firstReal(errs)
+	if err == nil {
+		err = c.ready(ctx)
+	}
+	if err != nil {
 		c.Close()
 		return nil, err
 	}
 	return c, nil
+}
+
+// ready returns when every broker was admitted by the controller.
+func (c *Cluster) ready(ctx context.Context) error {
+	t := time.NewTicker(20 * time.Millisecond)
+	defer t.Stop()
+	for _, b := range c.Brokers {
+		for err := b.Ready(); err != nil; err = b.Ready() {
+			select {
+			case <-ctx.Done():
+				return fmt.Errorf("a broker is not ready: %w", err)
+			case <-t.C:
+			}
+		}
+	}
+	return nil
+}
+
+// checkPorts names the flags of dev, before any broker makes a directory.
+func (o *Options) checkPorts() error {
+	for id := range o.Brokers {
+		err := broker.CheckPorts(o.broker(id + 1))
+		taken := new(broker.PortError)
+		if !errors.As(err, &taken) {
+			continue
+		}
+		flag, port := "--kafka-port", o.KafkaPort
+		if taken.Setting == "http" {
+			flag, port = "--http-port", o.HTTPPort
+		}
+		return fmt.Errorf("%s: %w; is another one running? stop it, or choose another port than %s %d", taken.Addr, taken.Cause(), flag, port)
+	}
+	return nil
 }
 
 // firstReal prefers an error that is not the echo of another one's.

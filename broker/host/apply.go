@@ -103,6 +103,9 @@ func (h *Host) add(l *segment.Log, img *control.Image, t *control.Topic) error {
 	}
 	m := &member{Replica: r}
 	m.following.Store(int32(model.NoBroker))
+	if h.o.View != nil {
+		m.view = h.o.View(r)
+	}
 	m.flush = func(eff *partition.Effects) { h.carry(m, eff); eff.Reset() }
 	h.mu.Lock()
 	h.replicas[l.TP()] = m

@@ -58,9 +58,12 @@ func Open(o Options) (*Dir, error) {
 		o.Rand = rand.Reader
 	}
 	if err := makeDir(o.FS, o.Dir); err != nil {
-		return nil, fmt.Errorf("data directory %s: %w", o.Dir, err)
+		return nil, unusable(o.Dir, err)
 	}
 	lock, err := o.FS.Lock(o.FS.PathJoin(o.Dir, lockFile))
+	if path := new(fs.PathError); errors.As(err, &path) {
+		return nil, unusable(o.Dir, err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("data directory %s is in use by another process: stop it, or choose another --dir (%w)", o.Dir, err)
 	}
@@ -69,6 +72,11 @@ func Open(o Options) (*Dir, error) {
 		return nil, errors.Join(err, lock.Close())
 	}
 	return d, nil
+}
+
+// unusable is the error of a directory that cannot be made or entered.
+func unusable(dir string, err error) error {
+	return fmt.Errorf("data directory %s cannot be used (%w): correct its path and permissions, or choose another --dir", dir, err)
 }
 
 // makeDir creates the directory and makes its entry, and those of its parents,

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"math/rand"
 	randv2 "math/rand/v2"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -238,4 +240,19 @@ func FuzzDecode(f *testing.F) {
 			t.Fatalf("%+v became %+v (%v)", n, m, err)
 		}
 	})
+}
+
+// TestOpenSaysWhatIsWrong: a path that is no directory is not "in use".
+func TestOpenSaysWhatIsWrong(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "file")
+	must(t, os.WriteFile(path, nil, 0o600))
+	for _, dir := range []string{path, filepath.Join(path, "below")} {
+		d, err := Open(Options{Dir: dir, Broker: 1})
+		if err == nil {
+			t.Fatalf("%s opened: %v", dir, d.Close())
+		}
+		if text := err.Error(); !strings.Contains(text, "not a directory") || !strings.Contains(text, "--dir") || strings.Contains(text, "in use") {
+			t.Errorf("%s: %v", dir, err)
+		}
+	}
 }

@@ -3,6 +3,7 @@ package member
 import (
 	"bytes"
 	"fmt"
+	"regexp"
 	"strings"
 
 	"github.com/hashicorp/memberlist"
@@ -34,6 +35,9 @@ func (d *delegate) NotifyMerge(peers []*memberlist.Node) error {
 	}
 	return nil
 }
+
+// foreignText finds the other cluster's id in what check says.
+var foreignText = regexp.MustCompile(`belongs to cluster "([^"]*)"`)
 
 func (d *delegate) check(n *memberlist.Node) error {
 	var theirs Meta

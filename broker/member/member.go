@@ -60,6 +60,10 @@ type Options struct {
 	// OnEvent is called on one goroutine, without locks. It may block; events
 	// that pile up meanwhile are lost in favour of one Resync.
 	OnEvent func(Event)
+	// OnForeign is told the cluster that every address of Join leads to while
+	// this node is in another one and sees no member of its own. It is called
+	// at each attempt to join, without locks. May be nil.
+	OnForeign func(cluster string)
 }
 
 // Members is this node's place in gossip. Safe for concurrent use.
@@ -70,6 +74,7 @@ type Members struct {
 	events chan Event
 	lost   atomic.Bool
 	hints  *memberlist.TransmitLimitedQueue
+	tried  chan struct{}   // closed after the first attempt to join
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
@@ -90,7 +95,7 @@ func Start(o Options) (*Members, error) {
 	if _, err := o.Meta.encode(); err != nil {
 		return nil, err
 	}
-	m := &Members{o: o, events: make(chan Event, maxEvents), alive: make(map[string]Member)}
+	m := &Members{o: o, events: make(chan Event, maxEvents), tried: make(chan struct{}), alive: make(map[string]Member)}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	m.meta.Store(&o.Meta)
 	c, err := m.config()
@@ -256,13 +261,15 @@ func (m *Members) Close() error {
 // after a partition heals, too, nobody else would.
 func (m *Members) keepJoined() {
 	backoff := 100 * time.Millisecond
-	for {
+	for first := true; ; first = false {
 		members := m.snapshot()
 		missing := m.missing(members)
-		if len(missing) > 0 {
-			if n, err := m.list.Join(missing); err != nil {
-				m.o.Logger.Debug().Err(err).Int("joined", n).Msg("gossip join")
-			}
+		foreign := m.join(missing)
+		if first {
+			close(m.tried)
+		}
+		if foreign != "" && len(members) == 1 && m.o.OnForeign != nil {
+			m.o.OnForeign(foreign)
 		}
 		if len(members) > 1 && len(missing) == 0 {
 			backoff = time.Second
@@ -275,6 +282,30 @@ func (m *Members) keepJoined() {
 		backoff = min(2*backoff, 5*time.Second)
 	}
 }
+
+// join tries each address. If all of them lead to another cluster than this
+// node's, it returns that cluster.
+func (m *Members) join(addrs []string) (foreign string) {
+	refused := 0
+	for _, addr := range addrs {
+		_, err := m.list.Join([]string{addr})
+		if err == nil {
+			continue
+		}
+		m.o.Logger.Debug().Err(err).Str("addr", addr).Msg("gossip join")
+		// memberlist passes on the text of errors only.
+		if found := foreignText.FindStringSubmatch(err.Error()); found != nil {
+			refused, foreign = refused+1, found[1]
+		}
+	}
+	if refused < len(addrs) {
+		return ""
+	}
+	return foreign
+}
+
+// Tried is closed when every address of Join has been tried once.
+func (m *Members) Tried() <-chan struct{} { return m.tried }
 
 func (m *Members) missing(members []Member) []string {
 	var missing []string

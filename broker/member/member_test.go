@@ -276,3 +276,36 @@ func TestOverflowBecomesResync(t *testing.T) {
 	a.post(Event{Kind: Update, Meta: Meta{Broker: 7}})
 	eventually(t, "resync", func() bool { return a.has(func(e Event) bool { return e.Kind == Resync }) })
 }
+
+// TestForeignPeers: a node whose every peer is in another cluster is told so; a
+// node without a cluster, or with a peer of its own, is not.
+func TestForeignPeers(t *testing.T) {
+	other := start(t, 1, "other", Options{})
+	told := make(chan string, 16)
+	foreign := func(cluster string) {
+		select {
+		case told <- cluster:
+		default:
+		}
+	}
+	fresh := start(t, 2, "", Options{Join: []string{other.Addr()}, OnForeign: foreign})
+	eventually(t, "the node without a cluster to see the other", func() bool { return len(fresh.Members.Members()) == 1 })
+	mine := start(t, 3, "mine", Options{})
+	joined := start(t, 4, "mine", Options{Join: []string{other.Addr(), mine.Addr()}, OnForeign: foreign})
+	<-joined.Tried()
+	eventually(t, "the node to see its own", func() bool { return len(joined.Members.Members()) == 1 })
+	select {
+	case cluster := <-told:
+		t.Fatalf("told of cluster %q", cluster)
+	default:
+	}
+	start(t, 5, "mine", Options{Join: []string{other.Addr()}, OnForeign: foreign})
+	select {
+	case cluster := <-told:
+		if cluster != "other" {
+			t.Errorf("told of cluster %q", cluster)
+		}
+	case <-time.After(patience):
+		t.Error("not told that the peer is of another cluster")
+	}
+}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -41,12 +42,23 @@ func run(args []string) int {
 	switch {
 	case err == nil:
 		return exitOK
-	case errors.As(err, &usage):
-		fmt.Fprintf(os.Stderr, "broker: %v\nSee 'broker --help'.\n", err)
+	case errors.As(err, &usage), strings.HasPrefix(err.Error(), "unknown command"):
+		fmt.Fprintf(os.Stderr, "broker: %s (see broker %s--help)\n", oneLine(err), command(args))
 		return exitUsage
 	}
-	fmt.Fprintf(os.Stderr, "broker: %v\n", err)
+	fmt.Fprintf(os.Stderr, "broker: %s\n", oneLine(err))
 	return exitFailure
+}
+
+// oneLine joins what errors.Join put on lines.
+func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }
+
+// command is the subcommand of a command line, with a space, or "".
+func command(args []string) string {
+	if len(args) > 0 && (args[0] == "dev" || args[0] == "run") {
+		return args[0] + " "
+	}
+	return ""
 }
 
 // version is the module's version or the commit it was built from.

@@ -4,12 +4,14 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/tailrace/tailrace/broker"
 	"github.com/tailrace/tailrace/broker/config"
 	"github.com/tailrace/tailrace/broker/event"
+	"github.com/tailrace/tailrace/internal/clock"
 	"github.com/tailrace/tailrace/internal/model"
 )
 
@@ -44,7 +46,13 @@ func runBroker(ctx context.Context, c *config.Node) error {
 		Rack: c.Rack, Join: c.Join, Expect: c.BootstrapExpect, Secret: secret, Insecure: c.Insecure,
 		DiskReserve: c.DiskReserve, MaxRequestBytes: int32(c.MaxRequestBytes), RequestMemory: c.RequestMemory, MaxInFlight: c.MaxInFlight,
 		MaxConnections: c.MaxConnections, MaxConnectionsPerIP: c.MaxConnectionsPerIP, IdleTimeout: c.IdleTimeout,
-		CacheBytes: c.CacheBytes, Version: version(), Logger: log,
+		CacheBytes: c.CacheBytes, ScrubBytes: c.ScrubBytes, ScrubPeriod: c.ScrubPeriod, Version: version(), Logger: log,
+	}
+	if o.Clock, err = skewedClock(os.Getenv(clockOffset)); err != nil {
+		return usageError{err}
+	}
+	if c.ScrubBytes == 0 {
+		o.ScrubBytes = -1
 	}
 	if c.HTTPOn() {
 		o.HTTP = c.HTTP
@@ -68,4 +76,21 @@ func runBroker(ctx context.Context, c *config.Node) error {
 	b.Shutdown(sctx)
 	log.Info().Msg("stopped")
 	return nil
+}
+
+// clockOffset is a hook for tests: a duration that is added to this broker's
+// wall clock. Nothing that safety rests on may depend on it.
+const clockOffset = "TAILRACE_CLOCK_OFFSET"
+
+func skewedClock(offset string) (clock.Clock, error) {
+	c := clock.NewReal()
+	if offset == "" {
+		return c, nil
+	}
+	d, err := time.ParseDuration(offset)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", clockOffset, err)
+	}
+	c.Offset = d
+	return c, nil
 }

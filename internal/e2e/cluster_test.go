@@ -120,20 +120,6 @@ func freePorts(t testing.TB, n int) []string {
 	return out
 }
 
-// newCluster starts n brokers and waits until they form a cluster.
-func newCluster(t testing.TB, n int, extra ...string) *cluster {
-	t.Helper()
-	c := &cluster{t: t, expect: n}
-	for range n {
-		c.add(extra...)
-	}
-	for _, nd := range c.nodes {
-		nd.start()
-	}
-	c.waitLive(n)
-	return c
-}
-
 // add prepares one more node without starting it.
 func (c *cluster) add(extra ...string) *node {
 	p := freePorts(c.t, 4)

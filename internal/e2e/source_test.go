@@ -7,8 +7,8 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -19,12 +19,22 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
+// goroot is the directory of the Go distribution that runs the test.
+func goroot(t *testing.T) string {
+	t.Helper()
+	out, err := exec.Command("go", "env", "GOROOT").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(string(out))
+}
+
 // sourceLines reads up to n lines of Go's own source tree, in a fixed order.
 func sourceLines(t *testing.T, n int) [][]byte {
 	t.Helper()
 	var out [][]byte
 	stop := errors.New("enough")
-	err := filepath.WalkDir(filepath.Join(runtime.GOROOT(), "src"), func(path string, d fs.DirEntry, err error) error {
+	err := filepath.WalkDir(filepath.Join(goroot(t), "src"), func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() || !strings.HasSuffix(path, ".go") {
 			return err
 		}
