@@ -57,8 +57,15 @@ func (n *node) receive(from uint64, data []byte) {
 // heard of its leader for the timeout forgets it, and campaigns a little later.
 func (n *node) campaign() {
 	st := n.core.Status()
-	if !n.votes() || st.Leader == n.raftID() {
+	if st.Leader == n.raftID() {
 		n.heard = n.w.now
+		return
+	}
+	silent := n.w.now - n.heard
+	if silent > electionTimeout && st.Leader != 0 {
+		n.core.ForgetLeader() // also where it does not know yet that it votes
+	}
+	if !n.votes() {
 		return
 	}
 	if n.patience == 0 {
@@ -66,10 +73,6 @@ func (n *node) campaign() {
 		if st.Term <= 1 {
 			n.patience /= 4
 		}
-	}
-	silent := n.w.now - n.heard
-	if silent > electionTimeout && st.Leader != 0 {
-		n.core.ForgetLeader()
 	}
 	if silent > n.patience {
 		n.core.ForgetLeader()
