@@ -275,7 +275,7 @@ func (s *session) catchUp(index uint64) {
 
 func (s *session) report(then func()) {
 	inc := s.inc
-	s.n.submit(&control.ReportLogs{Broker: s.n.id, Incarnation: inc, Logs: s.n.host.Reports(), Last: true}, func(_ control.Result, err error) {
+	s.n.submit(&control.ReportLogs{Broker: s.n.id, Incarnation: inc, At: s.n.Elapsed(), Logs: s.n.host.Reports(), Last: true}, func(_ control.Result, err error) {
 		switch {
 		case s.inc != inc:
 		case err != nil:
