@@ -130,6 +130,8 @@ type Broker struct {
 	contacts    partition.Contacts
 	fetches     partition.Contacts
 	identity    atomic.Pointer[transport.Identity]
+	stopSession context.CancelFunc
+	sessionDone chan struct{}
 	closeOnce   sync.Once
 }
 
@@ -316,8 +318,11 @@ func (b *Broker) run() error {
 	b.background(func() { b.repair.run(b.ctx) })
 	b.node.Start()
 	b.up.Store(true)
+	sctx, stop := context.WithCancel(b.ctx)
+	b.stopSession, b.sessionDone = stop, make(chan struct{})
 	b.background(func() {
-		if err := b.session.Run(b.ctx); b.ctx.Err() == nil && !errors.Is(err, control.ErrStopped) {
+		defer close(b.sessionDone)
+		if err := b.session.Run(sctx); sctx.Err() == nil && !errors.Is(err, control.ErrStopped) {
 			b.fail(fmt.Errorf("session with the controller: %w", err))
 		}
 	})
@@ -405,27 +410,6 @@ func (b *Broker) Ready() error {
 		return errors.New("no contact with the metadata quorum")
 	}
 	return nil
-}
-
-// drainTimeout bounds how long a stop waits for leaderships to move away.
-const drainTimeout = 10 * time.Second
-
-// Shutdown stops cleanly: leaderships move away first, requests in flight are
-// answered, then the broker leaves.
-func (b *Broker) Shutdown(ctx context.Context) {
-	dctx, cancel := context.WithTimeout(ctx, drainTimeout)
-	defer cancel()
-	if err := b.session.Drain(dctx); err != nil {
-		b.trouble("move leaderships away", err, true)
-	}
-	sctx, cancel := context.WithTimeout(ctx, 2*time.Second)
-	defer cancel()
-	b.kafka.Shutdown(sctx)
-	if err := b.session.Leave(dctx); err != nil {
-		b.trouble("tell the controller of the stop", err, false)
-	}
-	b.gossip.leave()
-	b.Close()
 }
 
 // Close stops at once. What is not durable yet is lost as in a crash, which

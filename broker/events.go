@@ -33,8 +33,12 @@ func (b *Broker) topicName(id model.TopicID) string {
 }
 
 // metadataEvents reports what an applied update changed. Every broker reports
-// the same.
+// the same, except for what happened before it registered: that is old news,
+// replayed at its start.
 func (b *Broker) metadataEvents(u control.Update) {
+	if inc := b.host.Incarnation(); inc == 0 || u.Next.Index < uint64(inc) {
+		return
+	}
 	for _, id := range u.Topics {
 		if prev, next := u.Prev.Topics[id], u.Next.Topics[id]; prev != nil && next != nil && prev != next {
 			b.partitionEvents(prev, next)

@@ -6,10 +6,20 @@ import "github.com/tailrace/tailrace/broker/wire"
 // with whatever there is: a follower has partitions to add to its session and
 // must not wait for the poll to end.
 func (s *Server) AnswerParked(conn *wire.Conn) {
+	s.answerParked(func(f *fetchCall) bool { return f.conn == conn })
+}
+
+// AnswerAllParked does the same for every connection of clients: the broker
+// stops, and they should not have to wait for it.
+func (s *Server) AnswerAllParked() {
+	s.answerParked(func(f *fetchCall) bool { return !f.peer.Internal })
+}
+
+func (s *Server) answerParked(match func(*fetchCall) bool) {
 	s.fetches.mu.Lock()
 	var found []*fetchCall
 	for f := range s.fetches.set {
-		if f.conn == conn {
+		if match(f) {
 			found = append(found, f)
 		}
 	}

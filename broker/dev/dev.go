@@ -81,6 +81,22 @@ func Start(ctx context.Context, o Options) (*Cluster, error) {
 	return c, nil
 }
 
+// ready returns when every broker was admitted by the controller.
+func (c *Cluster) ready(ctx context.Context) error {
+	t := time.NewTicker(20 * time.Millisecond)
+	defer t.Stop()
+	for _, b := range c.Brokers {
+		for err := b.Ready(); err != nil; err = b.Ready() {
+			select {
+			case <-ctx.Done():
+				return fmt.Errorf("a broker is not ready: %w", err)
+			case <-t.C:
+			}
+		}
+	}
+	return nil
+}
+
 // checkPorts names the flags of dev, before any broker makes a directory.
 func (o *Options) checkPorts() error {
 	for id := range o.Brokers {
@@ -94,22 +110,6 @@ func (o *Options) checkPorts() error {
 			flag, port = "--http-port", o.HTTPPort
 		}
 		return fmt.Errorf("%s: %w; is another one running? stop it, or choose another port than %s %d", taken.Addr, taken.Cause(), flag, port)
-	}
-	return nil
-}
-
-// ready returns when every broker was admitted by the controller.
-func (c *Cluster) ready(ctx context.Context) error {
-	t := time.NewTicker(20 * time.Millisecond)
-	defer t.Stop()
-	for _, b := range c.Brokers {
-		for err := b.Ready(); err != nil; err = b.Ready() {
-			select {
-			case <-ctx.Done():
-				return fmt.Errorf("a broker is not ready: %w", err)
-			case <-t.C:
-			}
-		}
 	}
 	return nil
 }

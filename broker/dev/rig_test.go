@@ -82,11 +82,12 @@ func (r *rig) watch(id int, o *broker.Options) {
 // stop ends a broker at once.
 func (r *rig) stop(id int) { r.c.Brokers[id-1].Close() }
 
-// start starts a stopped broker on its directory, on new ports.
+// start starts a stopped broker on its directory, on its Kafka port: clients
+// find it again also when every broker was restarted.
 func (r *rig) start(id int) error {
 	r.mu.Lock()
 	o := r.options[id]
-	o.Join = nil
+	o.Join, o.Kafka = nil, r.c.Brokers[id-1].KafkaAddr()
 	for other, addr := range r.gossip {
 		if other != id {
 			o.Join = append(o.Join, addr)

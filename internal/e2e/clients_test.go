@@ -207,7 +207,7 @@ func TestKafkaGo(t *testing.T) {
 					t.Fatalf("record %d: %v", i, err)
 				}
 			}
-			r := kafka.NewReader(kafka.ReaderConfig{Brokers: c.bootstrap(), Topic: topic, MaxBytes: 8 << 20})
+			r := kafka.NewReader(kafka.ReaderConfig{Brokers: c.bootstrap(), Topic: topic, MaxBytes: 8 << 20, MaxWait: 250 * time.Millisecond})
 			defer r.Close()
 			for i, m := range msgs {
 				got, err := r.ReadMessage(ctx)

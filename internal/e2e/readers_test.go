@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/IBM/sarama"
 	"github.com/segmentio/kafka-go"
@@ -191,7 +192,7 @@ func readKafkaGo(ctx context.Context, c *cluster, topic string, via int, ends []
 	ds := make([]*digest, len(ends))
 	for p := range ends {
 		ds[p] = newDigest()
-		r := kafka.NewReader(kafka.ReaderConfig{Brokers: c.bootstrap(), Topic: topic, Partition: p, MinBytes: 1, MaxBytes: 8 << 20})
+		r := kafka.NewReader(kafka.ReaderConfig{Brokers: c.bootstrap(), Topic: topic, Partition: p, MinBytes: 1, MaxBytes: 8 << 20, MaxWait: 250 * time.Millisecond})
 		for ds[p].n < ends[p] {
 			m, err := r.ReadMessage(ctx)
 			if err != nil {
