@@ -40,7 +40,7 @@ func (n *node) args() []string {
 		join = append(join, n.c.net.addr(i, gossipPort))
 	}
 	args := []string{"run", "--id", fmt.Sprint(n.id()), "--dir", n.dir, "--kafka", a(kafkaPort), "--internal", a(internalPort),
-		"--gossip", a(gossipPort), "--http", a(httpPort), "--join", strings.Join(join, ","), "--bootstrap-expect", fmt.Sprint(min(n.c.o.Brokers, 3)),
+		"--gossip", a(gossipPort), "--http", a(httpPort), "--join", strings.Join(join, ","), "--bootstrap-expect", fmt.Sprint(n.c.o.Brokers),
 		"--rack", n.rack(), "--insecure", "--log-format", "json", "--log-level", n.c.o.LogLevel, "--disk-reserve", fmt.Sprint(n.c.o.reserve())}
 	return args
 }

@@ -123,7 +123,13 @@ func (c *campaign) gather() {
 	m := c.topo.moves
 	c.topo.mu.Unlock()
 	for what, n := range map[string]int{"leader epochs passed": c.topo.elections(), "in-sync sets shrunk": m.shrinks, "in-sync sets grown": m.expands,
-		"partitions without a leader": m.leaderless, "brokers fenced or gone": m.fences} {
+		"partitions without a leader": m.leaderless} {
+		c.acted[what] = n
+	}
+	for what, n := range c.disks.stats() {
+		c.acted[what] = n
+	}
+	for what, n := range c.logged() {
 		c.acted[what] = n
 	}
 	c.result.Acted, c.result.Anomalies = c.acted, c.anomalies
