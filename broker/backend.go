@@ -11,6 +11,7 @@ import (
 	"github.com/tailrace/tailrace/broker/control"
 	"github.com/tailrace/tailrace/internal/clock"
 	"github.com/tailrace/tailrace/internal/model"
+	"github.com/tailrace/tailrace/partition"
 )
 
 // The methods below implement api.Backend.
@@ -28,20 +29,14 @@ func (b *Broker) Image() *control.Image {
 
 // Replica returns the hosted replica of tp.
 func (b *Broker) Replica(tp model.TopicPartition) api.Replica {
-	if v, ok := b.views.Load(tp); ok {
-		if v := v.(*replicaView); b.host.Replica(tp) == v.Replica {
-			return v
-		}
+	if v, ok := b.host.View(tp).(*replicaView); ok {
+		return v
 	}
-	r := b.host.Replica(tp)
-	if r == nil {
-		b.views.Delete(tp)
-		return nil
-	}
-	v := &replicaView{Replica: r, b: b, h: b.host}
-	b.views.Store(tp, v)
-	return v
+	return nil
 }
+
+// view makes the api's view of a replica, once in the replica's life.
+func (b *Broker) view(r *partition.Replica) any { return &replicaView{Replica: r, b: b, h: b.host} }
 
 // LeaseValid reports whether this broker may give answers that only a current
 // leader can give.
@@ -59,27 +54,38 @@ func (b *Broker) Submit(ctx context.Context, cmd control.Command) (control.Resul
 
 // producerIDs hands out ids of a block that the metadata log reserved.
 type producerIDs struct {
-	mu        sync.Mutex // held while a block is fetched: everybody needs it
-	next, end int64
+	mu        sync.Mutex // held while a block is reserved: everybody needs it
+	next, end int64      // [next, end) is left
+}
+
+// take returns an id that nobody else gets. A block that could not be handed
+// out whole, after a crash or a lost answer, is never used again.
+func (p *producerIDs) take(reserve func() (first int64, n int32, err error)) (int64, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.next == p.end {
+		first, n, err := reserve()
+		if err != nil {
+			return 0, err
+		}
+		if first < 0 || n <= 0 {
+			return 0, fmt.Errorf("allocate producer ids: a block of %d from %d", n, first)
+		}
+		p.next, p.end = first, first+int64(n)
+	}
+	p.next++
+	return p.next - 1, nil
 }
 
 // AllocateProducerID returns an id that nobody else gets.
 func (b *Broker) AllocateProducerID(ctx context.Context) (int64, error) {
-	p := &b.producerIDs
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.next == p.end {
+	return b.producerIDs.take(func() (int64, int32, error) {
 		res, err := b.node.Submit(ctx, &control.AllocateProducerIDs{Broker: b.o.ID, Incarnation: b.host.Incarnation()})
-		if err != nil {
-			return 0, err
+		if err == nil && res.Code != 0 {
+			err = fmt.Errorf("allocate producer ids: %w: %s", kerr.ErrorForCode(res.Code), res.Message)
 		}
-		if res.Code != 0 {
-			return 0, fmt.Errorf("allocate producer ids: %w: %s", kerr.ErrorForCode(res.Code), res.Message)
-		}
-		p.next, p.end = res.FirstProducerID, res.FirstProducerID+int64(res.ProducerIDs)
-	}
-	p.next++
-	return p.next - 1, nil
+		return res.FirstProducerID, int32(res.ProducerIDs), err
+	})
 }
 
 // Endpoint is where clients reach a broker.

@@ -119,7 +119,6 @@ type Broker struct {
 	tailer   *web.KafkaTailer
 	metrics  *metrics
 
-	views       sync.Map // model.TopicPartition → *replicaView
 	producerIDs producerIDs
 	suspects    suspects
 	refusals    suspects
@@ -302,7 +301,7 @@ func (b *Broker) run() error {
 	})
 	b.host = host.New(host.Options{
 		Self: b.o.ID, Store: b.store, Clock: b.o.Clock, Output: output{b},
-		LeaseValid: b.LeaseValid, Contacts: &b.contacts, Fetches: &b.fetches,
+		LeaseValid: b.LeaseValid, Contacts: &b.contacts, Fetches: &b.fetches, View: b.view,
 	})
 	b.syncer = newSyncer(b.host.Commit, b.fail)
 	b.repl.Start(b.host)

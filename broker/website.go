@@ -138,11 +138,23 @@ func (s source) replica(img *control.Image, id model.BrokerID, p *control.Partit
 		}
 		return r
 	}
-	for _, f := range own.Followers {
-		if f.Broker == id {
-			r.LogEnd = f.Durable
-			r.Lag = max(own.LogEnd-f.Durable, 0)
-		}
+	if end := followerEnd(own, id); end >= 0 {
+		r.LogEnd, r.Lag = end, max(own.LogEnd-end, 0)
 	}
 	return r
+}
+
+// followerEnd is how far a leader knows a follower to be: its durable end, or
+// where it fetches while it has not reported one in this epoch; -1 if neither.
+func followerEnd(own *partition.Status, id model.BrokerID) int64 {
+	for _, f := range own.Followers {
+		switch {
+		case f.Broker != id:
+		case f.Durable >= 0:
+			return f.Durable
+		case f.Fetched:
+			return f.Position
+		}
+	}
+	return -1
 }

@@ -123,6 +123,15 @@ func (r *Replica) adopt(f *Fetched, eff *Effects) error {
 		r.confirmed = true
 		eff.Report = true
 	}
+	// The log start moves before the high watermark shows what lies below it: at
+	// the leader's log start nothing could be compared, and this log may hold
+	// other records there.
+	hw := max(r.isr.HighWatermark(), min(f.LeaderHW, r.isr.End()))
+	if start := min(f.LeaderStart, hw); start > r.log.Start() {
+		if err := r.advanceStart(start, eff); err != nil {
+			return err
+		}
+	}
 	r.ie.Reset()
 	// A group commit may have covered these records before the log end moved
 	// here; it is not told twice.
@@ -134,11 +143,21 @@ func (r *Replica) adopt(f *Fetched, eff *Effects) error {
 	if r.caughtUp = f.LeaderHW <= r.isr.End(); r.caughtUp {
 		r.freshAt = max(r.freshAt, f.Now)
 	}
-	start := min(f.LeaderStart, r.isr.HighWatermark())
-	if start <= r.log.Start() {
-		return nil
-	}
-	return r.locked(func() error { return r.log.AdvanceStart(start) }, eff)
+	return nil
+}
+
+// advanceStart moves the log start, after saving the producer state that the
+// batches below it make up. mu and the token are held.
+func (r *Replica) advanceStart(start int64, eff *Effects) error {
+	idempotent, wall := len(r.producers.byID) > 0, r.clock.Now().UnixMilli()
+	return r.locked(func() error {
+		if idempotent {
+			if err := keepProducers(r.log, start, wall); err != nil {
+				return err
+			}
+		}
+		return r.log.AdvanceStart(start)
+	}, eff)
 }
 
 // locked runs log work with mu released; the token keeps others out. An error

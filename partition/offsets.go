@@ -158,11 +158,7 @@ func (r *Replica) DeleteRecords(offset int64, eff *Effects) (code int16, logStar
 	if offset <= r.log.Start() {
 		return codeNone, r.log.Start()
 	}
-	if len(r.producers.byID) > 0 { // outlives the batches it came from (I27)
-		r.sinceSnap = max(r.sinceSnap, snapshotBytes)
-	}
-	err := r.locked(func() error { return r.log.AdvanceStart(offset) }, eff)
-	if err != nil {
+	if err := r.advanceStart(offset, eff); err != nil {
 		return codeStorageError, -1
 	}
 	return codeNone, r.log.Start()

@@ -16,6 +16,7 @@ import (
 // use. None starts a goroutine; none holds the lock during I/O or while calling
 // back.
 type Replica struct {
+	tp       model.TopicPartition
 	log      Log
 	clock    clock.Clock
 	contacts *Contacts
@@ -81,7 +82,7 @@ func New(c Config) (*Replica, error) {
 	}
 	end := c.Log.End()
 	r := &Replica{
-		log: c.Log, clock: c.Clock, contacts: c.Contacts, fetches: c.Fetches,
+		tp: c.Log.TP(), log: c.Log, clock: c.Clock, contacts: c.Contacts, fetches: c.Fetches,
 		isr:       isr.New(c.Self, c.Incarnation, end, c.Log.DurableEnd(), max(c.Log.HighWatermark(), c.Log.Start())),
 		next:      end,
 		producers: ps, generation: 1, freshAt: never,
@@ -92,7 +93,7 @@ func New(c Config) (*Replica, error) {
 }
 
 // TP returns the partition.
-func (r *Replica) TP() model.TopicPartition { return r.log.TP() }
+func (r *Replica) TP() model.TopicPartition { return r.tp }
 
 // Log returns the log, for reading its state.
 func (r *Replica) Log() Log { return r.log }

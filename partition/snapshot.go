@@ -40,32 +40,59 @@ func (r *Replica) dueSnapshot(now time.Duration) *snapshot {
 }
 
 // loadProducers rebuilds producer state from the last snapshot and the batches
-// behind it. A damaged snapshot is derivable and therefore ignored; damaged
-// ranges of the log are skipped, since the replica does not lead before they
-// are repaired.
+// behind it. A damaged snapshot is derivable and therefore ignored; so is one
+// that ends below the log start, since batches between the two are gone: a
+// sequence that is too old would refuse its producer for ever, an unknown
+// producer is welcome. Damaged ranges of the log are skipped, since the replica
+// does not lead before they are repaired.
 func loadProducers(log Log, nowMs int64) (producers, error) {
+	return loadProducersTo(log, log.End(), nowMs)
+}
+
+// loadProducersTo rebuilds the state below an offset.
+func loadProducersTo(log Log, end, nowMs int64) (producers, error) {
 	ps, from := producers{}, log.Start()
 	at, data, err := log.ProducerSnapshot()
 	switch {
 	case err != nil && !errors.Is(err, segment.ErrNotFound):
 		return ps, err
-	case err == nil && len(data) > 0 && at <= log.End():
+	case err == nil && len(data) > 0 && at >= from && at <= end:
 		if snap, err := decodeProducers(data); err == nil {
-			ps, from = snap, max(from, at)
+			ps, from = snap, at
 		}
 	}
-	err = scan(log, from, log.End(), func(h *batch.Header) { ps.apply(h, nowMs) })
+	err = scan(log, from, end, func(h *batch.Header) {
+		if h.NextOffset() <= end {
+			ps.apply(h, nowMs)
+		}
+	})
 	return ps, err
 }
 
-// scan calls fn for the header of every batch in [from, to).
+// keepProducers saves what producers had written below a log start that is
+// about to move there, since afterwards the log cannot tell (I27). The synced
+// change of the log start carries it. Only the token is held.
+func keepProducers(log Log, start, nowMs int64) error {
+	if at, data, err := log.ProducerSnapshot(); err == nil && len(data) > 0 && at >= start {
+		return nil
+	}
+	ps, err := loadProducersTo(log, start, nowMs)
+	if err != nil {
+		return err
+	}
+	log.SaveProducerSnapshot(start, ps.encode())
+	return nil
+}
+
+// scan calls fn for the header of every batch that begins in [from, to).
 func scan(log Log, from, to int64, fn func(*batch.Header)) error {
 	var buf []byte
 	for from < to {
-		rg, err := log.Read(from, to, replayBytes, true)
+		rg, err := log.Read(from, log.End(), replayBytes, true)
 		if errors.Is(err, segment.ErrDamaged) {
+			cause := err
 			if from, err = past(log, from); err != nil {
-				return err
+				return fmt.Errorf("%w: %w", err, cause)
 			}
 			continue
 		}

@@ -80,6 +80,17 @@ func BenchmarkCommit(b *testing.B) {
 	})
 }
 
+// BenchmarkMaintainIdle is what n logs with nothing to do cost each second.
+func BenchmarkMaintainIdle(b *testing.B) {
+	s, _ := benchLog(b, 10000)
+	b.ReportAllocs()
+	for b.Loop() {
+		if err := s.Maintain(s.clock.Now()); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
 func BenchmarkRead(b *testing.B) {
 	s, ls := benchLog(b, 1)
 	l := ls[0]

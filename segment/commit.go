@@ -198,7 +198,9 @@ func (s *Store) persist(g *commitGroup) error {
 	}
 	for i := range g.members {
 		if m := &g.members[i]; m.direct {
+			n := len(direct)
 			direct = m.l.unsynced(direct)
+			m.l.list(&g.batch, direct[n:])
 		}
 	}
 	s.mu.Lock()
@@ -287,6 +289,20 @@ func (l *Log) unsynced(dst []*segment) []*segment {
 		}
 	}
 	return dst
+}
+
+// list adds the records of segments that no commit has made durable yet. A roll
+// writes them without sync, and a group that is synced in the files may have
+// nothing else for the catalog: a file with acknowledged bytes that the catalog
+// does not list would be set aside after a power cut.
+func (l *Log) list(b *KVBatch, segs []*segment) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, seg := range segs {
+		if !seg.entry.Load() {
+			b.Set(logKey(l.tp, kindSegment, seg.ordinal), seg.record().encode())
+		}
+	}
 }
 
 // syncSegments makes the files' bytes and directory entries durable, several

@@ -3,6 +3,7 @@ package segment
 import (
 	"fmt"
 	"hash/crc32"
+	"slices"
 	"sort"
 
 	"github.com/tailrace/tailrace/internal/batch"
@@ -282,13 +283,21 @@ func (l *Log) reportDamage(v *view, p piece, cause error) error {
 		l.mu.Unlock()
 		return fmt.Errorf("%w: segment was removed during a read", ErrOutOfRange)
 	}
-	for _, have := range l.damaged {
-		if have.ordinal == d.ordinal && have.pos == d.pos {
-			l.mu.Unlock()
-			return derr
-		}
+	if p.next <= l.start { // deleted already: nobody reads or repairs it
+		l.mu.Unlock()
+		return derr
 	}
-	l.damaged = append(l.damaged[:len(l.damaged):len(l.damaged)], d)
+	l.damaged = slices.Clone(l.damaged)
+	known := slices.IndexFunc(l.damaged, func(have damage) bool { return have.ordinal == d.ordinal && have.pos == d.pos })
+	switch {
+	case known < 0:
+		l.damaged = append(l.damaged, d)
+	case l.damaged[known].end >= d.end:
+		l.mu.Unlock()
+		return derr
+	default: // it was an open block then and has grown since
+		l.damaged[known] = d
+	}
 	l.suspect = max(l.suspect, Damaged)
 	l.mu.Unlock()
 	var b KVBatch

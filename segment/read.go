@@ -253,6 +253,9 @@ func (l *Log) refuseDamage(v *view, p piece) error {
 	if !bad {
 		return nil
 	}
+	if d.pos == p.pos && d.end < p.end { // an open block that has grown since: no part of it can be told apart
+		return l.reportDamage(v, p, errors.New("awaits repair"))
+	}
 	return &DamageError{
 		TP: l.tp, File: l.s.segmentPath(l.tp, v.seg.id), Pos: d.pos, Offsets: d.offsets,
 		Cause: errors.New("awaits repair"),

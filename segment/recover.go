@@ -53,6 +53,7 @@ func (s *Store) recover() error {
 	s.ids.limit += idRange
 	for _, f := range r.logs {
 		s.logs[f.l.tp] = f.l
+		s.sorted = nil
 		if f.l.durable < f.l.end {
 			f.l.markDirty()
 		}

@@ -34,11 +34,12 @@ func (l *Log) Repair(r OffsetRange, batches []byte) error {
 }
 
 // RepairUnits splits a damaged range into the ranges that Repair can replace one
-// at a time, in order: whole index blocks. It is empty if nothing in r is
+// at a time, in order: whole index blocks, without what lies below the log
+// start, which no replica may have any more. It is empty if nothing in r is
 // damaged.
 func (l *Log) RepairUnits(r OffsetRange) ([]OffsetRange, error) {
 	l.mu.Lock()
-	segs := l.segs
+	segs, start := l.segs, l.start
 	bad := slices.Clone(l.damaged)
 	l.mu.Unlock()
 	var out []OffsetRange
@@ -55,8 +56,8 @@ func (l *Log) RepairUnits(r OffsetRange) ([]OffsetRange, error) {
 		for i := range v.pieces() {
 			pc := v.piece(i)
 			hit := func(d damage) bool { return d.ordinal == seg.ordinal && d.pos < pc.end && pc.pos < d.end }
-			if pc.base < r.To && r.From < pc.next && slices.ContainsFunc(bad, hit) {
-				out = append(out, OffsetRange{pc.base, pc.next})
+			if pc.next > start && pc.base < r.To && r.From < pc.next && slices.ContainsFunc(bad, hit) {
+				out = append(out, OffsetRange{max(pc.base, start), pc.next})
 			}
 		}
 	}
@@ -88,9 +89,12 @@ func newSupply(b []byte) (*supply, error) {
 	return s, nil
 }
 
-// take returns the batches that make up exactly [base, next).
-func (s *supply) take(base, next int64) ([]batch.Header, []byte, error) {
-	i := slices.IndexFunc(s.hs, func(h batch.Header) bool { return h.BaseOffset == base })
+// take returns the batches that make up exactly [base, next), or where base lies
+// below the log start, the batches from the one that holds start on.
+func (s *supply) take(base, start, next int64) ([]batch.Header, []byte, error) {
+	i := slices.IndexFunc(s.hs, func(h batch.Header) bool {
+		return h.BaseOffset == base || base < start && h.BaseOffset <= start && start < h.NextOffset()
+	})
 	j := slices.IndexFunc(s.hs, func(h batch.Header) bool { return h.NextOffset() == next })
 	if i < 0 || j < i {
 		return nil, nil, fmt.Errorf("the batches given do not cover offsets [%d, %d)", base, next)
@@ -177,7 +181,7 @@ func (l *Log) repairSegment(old *segment, r OffsetRange, from *supply) error {
 		tp: l.tp, id: id, ordinal: old.ordinal, base: old.base, created: old.created,
 		next: old.base, top: noTime, sealed: true, loaded: true,
 	}
-	c := copier{l: l, v: &v, bad: bad, r: r, from: from, p: progress{
+	c := copier{l: l, v: &v, bad: bad, r: r, from: from, base: old.next, p: progress{
 		tp: l.tp, id: id, blockSize: l.s.opts.IndexBytes, next: old.base, top: noTime,
 	}}
 	c.p.open = c.p.newOpenBlock()
@@ -199,6 +203,7 @@ func (l *Log) repairSegment(old *segment, r OffsetRange, from *supply) error {
 		return l.abandon(seg, err)
 	}
 	c.p.seal()
+	seg.base = c.base
 	return l.switchTo(old, seg, &c)
 }
 
@@ -223,6 +228,7 @@ type copier struct {
 	dst  File
 	src  *handle
 	p    progress
+	base int64    // of the first batch in the new file
 	left []damage // stays bad
 }
 
@@ -232,8 +238,12 @@ func (c *copier) copy() error {
 			c.l.s.files.release(c.src)
 		}
 	}()
+	start := c.l.Start()
 	for i := range c.v.pieces() {
 		pc := c.v.piece(i)
+		if pc.next <= start {
+			continue // deleted: the new file begins behind it
+		}
 		d := c.damageOf(pc)
 		var err error
 		switch {
@@ -242,7 +252,7 @@ func (c *copier) copy() error {
 		case pc.base < c.r.To && c.r.From < pc.next:
 			var hs []batch.Header
 			var data []byte
-			if hs, data, err = c.from.take(pc.base, pc.next); err == nil {
+			if hs, data, err = c.from.take(pc.base, start, pc.next); err == nil {
 				err = c.put(hs, data)
 			}
 		default:
@@ -264,7 +274,19 @@ func (c *copier) damageOf(pc piece) *damage {
 	return nil
 }
 
+// begin sets the first offset of the new file, before anything is in it.
+func (c *copier) begin(base int64) {
+	if c.p.size == 0 {
+		c.p.next = base
+		c.p.open = c.p.newOpenBlock()
+	}
+}
+
 func (c *copier) put(hs []batch.Header, data []byte) error {
+	if len(hs) > 0 {
+		c.begin(hs[0].BaseOffset)
+		c.base = min(c.base, hs[0].BaseOffset)
+	}
 	if err := writeFull(c.dst, data, c.p.size); err != nil {
 		return err
 	}
@@ -307,6 +329,8 @@ func (c *copier) leave(pc piece, d *damage) error {
 	if err != nil {
 		clear(data) // not even readable
 	}
+	c.begin(pc.base)
+	c.base = min(c.base, pc.base)
 	if err := writeFull(c.dst, data, c.p.size); err != nil {
 		return err
 	}

@@ -95,11 +95,15 @@ func (l *Log) scrubSegment(rep *ScrubReport, cur *scrubCursor, v *view, budget i
 		return false, err
 	}
 	defer l.s.files.release(h)
+	start := l.Start()
 	for ; cur.block < len(v.blocks); cur.block++ {
 		if rep.Bytes >= budget {
 			return true, nil
 		}
 		b := &v.blocks[cur.block]
+		if b.next <= start {
+			continue // deleted: nobody reads it
+		}
 		rep.Bytes += b.end - b.pos
 		rep.Blocks++
 		var derr *DamageError

@@ -105,6 +105,7 @@ type Store struct {
 	mu         sync.Mutex // no I/O under it
 	closed     bool
 	logs       map[model.TopicPartition]*Log
+	sorted     []*Log // of logs, never changed in place; nil: to be made anew
 	dirty      []*Log // with bytes appended since the last commit
 	marks      markSet
 	journal    journalState
@@ -229,6 +230,7 @@ func (s *Store) Create(specs ...CreateSpec) ([]*Log, error) {
 			continue
 		}
 		s.logs[l.tp] = l
+		s.sorted = nil
 	}
 	return out, nil
 }
@@ -259,16 +261,20 @@ func compareTP(a, b model.TopicPartition) int {
 	return int(a.Partition) - int(b.Partition)
 }
 
-// sortedLogs returns the logs in the order of Refs.
+// sortedLogs returns the logs in the order of Refs. The slice is shared: it is
+// sorted once per change of the set, since Maintain walks it several times a
+// second.
 func (s *Store) sortedLogs() []*Log {
-	refs := s.Refs()
-	out := make([]*Log, 0, len(refs))
-	for _, tp := range refs {
-		if l := s.Log(tp); l != nil {
-			out = append(out, l)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.sorted == nil {
+		s.sorted = make([]*Log, 0, len(s.logs))
+		for _, l := range s.logs {
+			s.sorted = append(s.sorted, l)
 		}
+		slices.SortFunc(s.sorted, func(a, b *Log) int { return compareTP(a.tp, b.tp) })
 	}
-	return out
+	return s.sorted
 }
 
 // Delete removes logs: synced tombstones for their files and no catalog entry,
@@ -307,6 +313,7 @@ func (s *Store) Delete(tps ...model.TopicPartition) error {
 	for _, l := range logs {
 		if s.logs[l.tp] == l {
 			delete(s.logs, l.tp)
+			s.sorted = nil
 		}
 		s.marks.drop(l)
 	}

@@ -1,6 +1,7 @@
 package segment
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -63,6 +64,7 @@ type cut struct {
 	last progress // state of the last of them, sealed at the cut
 	from int64    // position of its first block that changes
 	trim bool     // the last one changes at all
+	well *damage  // reported of the block that is cut, and not so
 }
 
 // findCut locates the last batch boundary at or below end and computes the
@@ -89,11 +91,20 @@ func (l *Log) findCut(end int64) (cut, error) {
 	if v.next <= end {
 		return c, nil
 	}
-	p, err := l.rescan(&v, v.find(end), func(h *batch.Header) bool { return h.NextOffset() <= end })
+	pc := v.find(end)
+	below := func(h *batch.Header) bool { return h.NextOffset() <= end }
+	p, err := l.rescan(&v, pc, below)
+	if errors.Is(err, ErrDamaged) { // look twice, since what follows from it is for good
+		if p, err = l.rescan(&v, pc, below); err == nil {
+			c.well = &damage{ordinal: seg.ordinal, pos: pc.pos}
+		} else if errors.Is(err, ErrDamaged) {
+			p, err = l.cutDamaged(&v, pc, end), nil
+		}
+	}
 	if err != nil {
 		return c, err
 	}
-	c.last, c.from, c.trim, c.end = p, v.find(end).pos, true, p.next
+	c.last, c.from, c.trim, c.end = p, pc.pos, true, p.next
 	for _, b := range v.blocks {
 		if b.end <= c.from {
 			c.last.top = c.last.top.with(b.top)
@@ -141,6 +152,42 @@ func (l *Log) rescan(v *view, pc piece, keep func(*batch.Header) bool) (progress
 	return p, nil
 }
 
+// cutDamaged cuts inside a block that cannot be read. Where end lies in its bytes
+// is unknown and does not matter: the block keeps all of them, stays damaged, and
+// repair replaces it by batches up to end, which the caller took from the epochs
+// of two logs and which is therefore a batch boundary.
+func (l *Log) cutDamaged(v *view, pc piece, end int64) progress {
+	p := progress{tp: l.tp, id: v.seg.id, blockSize: l.s.opts.IndexBytes, size: pc.pos, next: pc.base, top: noTime}
+	p.open = p.newOpenBlock()
+	if end <= pc.base {
+		return p
+	}
+	b := block{pos: pc.pos, end: pc.end, base: pc.base, next: end, top: pc.top}
+	data := make([]byte, pc.end-pc.pos)
+	if h, err := l.s.files.acquire(v.seg); err == nil {
+		if readFull(h.f, data, pc.pos) != nil {
+			clear(data)
+		}
+		l.s.files.release(h)
+	}
+	b.crc = ^crcOf(blockSeed(p.tp, p.id, b.pos), data)
+	p.sealed = append(p.sealed, b)
+	p.size, p.next, p.top = b.end, end, pc.top
+	p.open = p.newOpenBlock()
+	return p
+}
+
+// shortenDamage lets damage end at the new log end. Holds mu.
+func (l *Log) shortenDamage(b *KVBatch, end int64) {
+	l.damaged = slices.Clone(l.damaged)
+	for i := range l.damaged {
+		if d := &l.damaged[i]; d.offsets.To > end {
+			d.offsets.To = end
+			b.Set(d.key(l.tp), d.encode())
+		}
+	}
+}
+
 // commitCut fills the batch that commits a truncation and returns the
 // tombstones of the segments that go.
 func (l *Log) commitCut(b *KVBatch, c cut) (tombs []tombstone) {
@@ -168,7 +215,10 @@ func (l *Log) commitCut(b *KVBatch, c cut) (tombs []tombstone) {
 	}
 	l.cutEpochs(b, c.end)
 	l.cutSnapshots(b, c.end)
-	l.cutDamage(b, func(d damage) bool { return d.offsets.From >= c.end })
+	l.cutDamage(b, func(d damage) bool {
+		return d.offsets.From >= c.end || c.well != nil && d.ordinal == c.well.ordinal && d.pos == c.well.pos
+	})
+	l.shortenDamage(b, c.end)
 	b.Set(logKey(l.tp, kindHW), numberValue(min(l.hw, c.end)))
 	return tombs
 }

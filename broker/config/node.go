@@ -40,6 +40,8 @@ type Node struct {
 	IdleTimeout         time.Duration
 	DiskReserve         int64 // 0: max(1 GiB, 2 %)
 	CacheBytes          int64
+	ScrubBytes          int64 // a second; 0: off
+	ScrubPeriod         time.Duration
 	ShutdownTimeout     time.Duration
 }
 
@@ -109,6 +111,10 @@ var settings = []setting{
 		"Free disk space below which produce requests are refused; 0 is the larger of 1 GiB and 2 % of the disk."},
 	{"cache-bytes", func(n *Node) pflag.Value { return newBytes(&n.CacheBytes, 32<<20) },
 		"Memory for recent records, shared by followers and consumers."},
+	{"scrub-bytes", func(n *Node) pflag.Value { return newBytes(&n.ScrubBytes, 4<<20) },
+		"Stored bytes that are read and checked against their checksums each second; 0 turns that off."},
+	{"scrub-period", func(n *Node) pflag.Value { return newDuration(&n.ScrubPeriod, time.Hour) },
+		"Least time between the beginnings of two checks of everything that is stored."},
 	{"shutdown-timeout", func(n *Node) pflag.Value { return newDuration(&n.ShutdownTimeout, 30*time.Second) },
 		"How long a stop may move leaderships away and answer requests in flight."},
 }

@@ -114,6 +114,7 @@ func (n *Node) checkLimits() (errs []error) {
 		{"max-connections", int64(n.MaxConnections), 1, 1 << 24},
 		{"max-connections-per-ip", int64(n.MaxConnectionsPerIP), 0, 1 << 24},
 		{"cache-bytes", n.CacheBytes, 0, 1 << 50},
+		{"scrub-bytes", n.ScrubBytes, 0, 1 << 40},
 	} {
 		if l.v < l.lo || l.v > l.hi {
 			errs = append(errs, fmt.Errorf("%s: %d: want %d to %d", l.key, l.v, l.lo, l.hi))
@@ -121,6 +122,9 @@ func (n *Node) checkLimits() (errs []error) {
 	}
 	if n.IdleTimeout <= 0 {
 		errs = append(errs, errors.New("idle-timeout: want more than 0"))
+	}
+	if n.ScrubPeriod <= 0 {
+		errs = append(errs, errors.New("scrub-period: want more than 0"))
 	}
 	if n.ShutdownTimeout <= 0 {
 		errs = append(errs, errors.New("shutdown-timeout: want more than 0"))

@@ -103,6 +103,9 @@ func (h *Host) add(l *segment.Log, img *control.Image, t *control.Topic) error {
 	}
 	m := &member{Replica: r}
 	m.following.Store(int32(model.NoBroker))
+	if h.o.View != nil {
+		m.view = h.o.View(r)
+	}
 	m.flush = func(eff *partition.Effects) { h.carry(m, eff); eff.Reset() }
 	h.mu.Lock()
 	h.replicas[l.TP()] = m
@@ -170,6 +173,7 @@ func (h *Host) applyTopic(img *control.Image, t *control.Topic) {
 		}
 		meta := control.MetaWith(img, t.Partitions[p], cfg)
 		h.with(m, func(eff *partition.Effects) { m.ApplyMeta(meta, eff) })
+		h.activate(m)
 	}
 }
 

@@ -44,6 +44,9 @@ type Options struct {
 	LeaseValid func() bool
 	// Contacts and Fetches are shared with replication; see partition.Config.
 	Contacts, Fetches *partition.Contacts
+	// View makes what Host.View returns for a replica, once in its life; nil
+	// leaves views nil.
+	View func(*partition.Replica) any
 }
 
 // Host holds the replicas of one broker. Safe for concurrent use.
@@ -71,6 +74,7 @@ type Host struct {
 // member is a replica with what the host remembers of it.
 type member struct {
 	*partition.Replica
+	view        any    // see Options.View; not changed
 	configIndex uint64 // of the settings last set; guarded by applyMu
 	// following is the leader that Output was last told of.
 	following atomic.Int32
@@ -106,6 +110,16 @@ func (h *Host) Replica(tp model.TopicPartition) *partition.Replica {
 		return nil
 	}
 	return m.Replica
+}
+
+// View returns what Options.View made for the replica of tp, or nil if this
+// broker holds none. Requests look a replica up once for each partition, so this
+// costs one map access and no allocation.
+func (h *Host) View(tp model.TopicPartition) any {
+	if m := h.member(tp); m != nil {
+		return m.view
+	}
+	return nil
 }
 
 func (h *Host) member(tp model.TopicPartition) *member {
@@ -234,6 +248,7 @@ func (h *Host) Do(tp model.TopicPartition, f func(r *partition.Replica, eff *par
 		return false
 	}
 	h.with(m, func(eff *partition.Effects) { f(m.Replica, eff) })
+	h.activate(m) // a proposal's outcome or a report may leave something to be tried again
 	return true
 }
 

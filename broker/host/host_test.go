@@ -276,3 +276,21 @@ func TestFailedReplicaAnswers(t *testing.T) {
 		t.Errorf("answers %+v of a failed replica", a.results)
 	}
 }
+
+// TestViewCostsNoAllocation: a request looks up each of its partitions.
+func TestViewCostsNoAllocation(t *testing.T) {
+	r := newRig(t)
+	made := 0
+	r.h.o.View = func(p *partition.Replica) any { made++; return p }
+	r.apply(r.image(part(1, 1, 1), part(2, 1, 2, 3)))
+	held, other := model.TopicPartition{Topic: topic}, model.TopicPartition{Topic: topic, Partition: 1}
+	if got := r.h.View(held); got != r.h.Replica(held) || made != 1 {
+		t.Fatalf("view is %v, made %d times", got, made)
+	}
+	if got := r.h.View(other); got != nil {
+		t.Fatalf("view of a replica that is not held: %v", got)
+	}
+	if n := testing.AllocsPerRun(100, func() { r.h.View(held) }); n != 0 {
+		t.Fatalf("%v allocations a lookup", n)
+	}
+}

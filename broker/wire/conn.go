@@ -37,6 +37,7 @@ type Conn struct {
 	done chan struct{} // closed once the connection is dead
 
 	authenticated atomic.Bool
+	used          atomic.Bool // a request other than ApiVersions was read
 	software      atomic.Pointer[[2]string]
 	finish        atomic.Pointer[error] // why Finish was called
 
@@ -171,13 +172,16 @@ func (c *Conn) waitCapacity() bool {
 		case <-c.wakeReader:
 		case <-c.done:
 		case <-c.srv.draining:
-			return false
+			return false // full, so what it waits for are answers
 		}
 	}
 }
 
-// draining reports that nothing more is read from the connection.
-func (c *Conn) draining() bool { return c.finish.Load() != nil || c.srv.isDraining() }
+// draining reports that nothing more is read from the connection. A connection
+// that has not been used yet is read for Options.DrainGrace longer.
+func (c *Conn) draining() bool {
+	return c.finish.Load() != nil || c.srv.isDraining() && (c.used.Load() || c.srv.graceOver.Load())
+}
 
 func (c *Conn) idle() bool {
 	c.mu.Lock()

@@ -63,6 +63,9 @@ func (c *Conn) serveRequests() error {
 			r.drop(c.srv.o.Budget)
 			return c.unlessDraining(err)
 		}
+		if r.Key != apiVersionsKey {
+			c.used.Store(true)
+		}
 		c.enqueue(r)
 		c.srv.requests.Add(1)
 		c.srv.bytesIn.Add(int64(n) + 4)

@@ -42,6 +42,7 @@ type Options struct {
 	// when RequireAuth is set; default 10 s.
 	UnauthenticatedTimeout time.Duration
 	FrameTimeout           time.Duration // for a frame to arrive, plus its size at 256 KiB/s; default 30 s
+	DrainGrace             time.Duration // Shutdown waits this long for the first request of a fresh connection; default 500 ms
 	WriteTimeout           time.Duration // for a reader to take a response, plus its size at 256 KiB/s; default 30 s
 
 	// Flexible tells which requests have tagged fields in their header
@@ -67,6 +68,7 @@ func (o *Options) setDefaults() {
 	def(&o.IdleTimeout, 10*time.Minute)
 	def(&o.UnauthenticatedTimeout, 10*time.Second)
 	def(&o.FrameTimeout, 30*time.Second)
+	def(&o.DrainGrace, 500*time.Millisecond)
 	def(&o.WriteTimeout, 30*time.Second)
 	if o.Budget == nil {
 		o.Budget = NewBudget(256 << 20)
@@ -89,6 +91,8 @@ type Server struct {
 	o        Options
 	draining chan struct{} // closed by Shutdown and Close
 	wg       sync.WaitGroup
+	// graceOver: unused connections drain as well. Set after draining is closed.
+	graceOver atomic.Bool
 
 	requests, bytesIn, bytesOut atomic.Int64
 
@@ -252,13 +256,29 @@ func (s *Server) isDraining() bool {
 
 // Shutdown stops accepting and reading, lets requests in flight be answered
 // until ctx ends, then closes what is left. It returns ctx's error if that
-// happened.
+// happened. Connections that have just been opened are answered once: clients
+// take the end of one before its first answer for a broker that wants SASL,
+// and report that instead of trying again.
 func (s *Server) Shutdown(ctx context.Context) error {
 	for _, c := range s.stop() {
-		c.drain()
+		if c.draining() {
+			c.drain()
+		}
 	}
 	finished := make(chan struct{})
 	go func() { s.wg.Wait(); close(finished) }()
+	grace := time.NewTimer(s.o.DrainGrace)
+	defer grace.Stop()
+	select {
+	case <-finished:
+		return nil
+	case <-grace.C:
+	case <-ctx.Done():
+	}
+	s.graceOver.Store(true)
+	for _, c := range s.open() {
+		c.drain()
+	}
 	select {
 	case <-finished:
 		return nil

@@ -516,33 +516,6 @@ func TestFinishAnswersThenCloses(t *testing.T) {
 	}
 }
 
-// The last answers of a drained connection arrive although the client went on
-// sending: no reset overtakes them.
-func TestShutdownDoesNotReset(t *testing.T) {
-	parked := make(chan *Request, 1)
-	s, addr := serve(t, func(r *Request) { parked <- r }, Options{MaxInFlight: 1})
-	c := dial(t, addr)
-	write(t, c, frame(0, 3, 1, "", nil))
-	r := <-parked
-	for range 50 { // stay unread behind the first
-		write(t, c, frame(0, 3, 2, "", make([]byte, 1000)))
-	}
-	down := make(chan error, 1)
-	go func() { down <- shutdown(t, s, patience) }()
-	eventually(t, "draining", s.isDraining)
-	answer := bytes.Repeat([]byte("x"), 100<<10)
-	r.Reply(Part{Bytes: answer})
-	if err := <-down; err != nil {
-		t.Fatal(err)
-	}
-	if corr, body := readResponse(t, c); corr != 1 || !bytes.Equal(body, answer) {
-		t.Fatalf("got %d with %d bytes", corr, len(body))
-	}
-	if _, err := c.Read(make([]byte, 1)); err != io.EOF {
-		t.Fatalf("got %v, want EOF", err)
-	}
-}
-
 func TestStats(t *testing.T) {
 	s, addr := serve(t, copyReply, Options{})
 	c := dial(t, addr)

@@ -46,10 +46,13 @@ func runBroker(ctx context.Context, c *config.Node) error {
 		Rack: c.Rack, Join: c.Join, Expect: c.BootstrapExpect, Secret: secret, Insecure: c.Insecure,
 		DiskReserve: c.DiskReserve, MaxRequestBytes: int32(c.MaxRequestBytes), RequestMemory: c.RequestMemory, MaxInFlight: c.MaxInFlight,
 		MaxConnections: c.MaxConnections, MaxConnectionsPerIP: c.MaxConnectionsPerIP, IdleTimeout: c.IdleTimeout,
-		CacheBytes: c.CacheBytes, Version: version(), Logger: log,
+		CacheBytes: c.CacheBytes, ScrubBytes: c.ScrubBytes, ScrubPeriod: c.ScrubPeriod, Version: version(), Logger: log,
 	}
 	if o.Clock, err = skewedClock(os.Getenv(clockOffset)); err != nil {
 		return usageError{err}
+	}
+	if c.ScrubBytes == 0 {
+		o.ScrubBytes = -1
 	}
 	if c.HTTPOn() {
 		o.HTTP = c.HTTP

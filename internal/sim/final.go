@@ -7,6 +7,7 @@ import (
 	"github.com/tailrace/tailrace/internal/batch"
 	"github.com/tailrace/tailrace/internal/history"
 	"github.com/tailrace/tailrace/internal/model"
+	"github.com/tailrace/tailrace/isr"
 	"github.com/tailrace/tailrace/partition"
 	"github.com/tailrace/tailrace/segment"
 )
@@ -46,6 +47,7 @@ func (w *world) heal() {
 		return why == "" || w.now >= limit
 	})
 	if w.fail == nil && why != "" {
+		w.describe()
 		w.violate(invRecovery, "after %v: %s", w.now-healed, why)
 	}
 }
@@ -106,6 +108,9 @@ func (w *world) unwholePart(p *part) string {
 		}
 		if x.log.Suspect() >= segment.Damaged {
 			return fmt.Sprintf("broker %d has damage %v", id, x.log.Damaged())
+		}
+		if st := x.r.Status(); st.Role == isr.Follower && (!st.Confirmed || st.Stale > time.Second) {
+			return fmt.Sprintf("broker %d does not follow yet", id)
 		}
 		if end, hw := x.log.End(), x.log.HighWatermark(); end != p.end || hw != p.end || x.log.DurableEnd() != end || x.r.Status().DurableEnd != end {
 			return fmt.Sprintf("broker %d ends at %d, high watermark %d, durable end %d (known %d), committed are %d", id, end, hw, x.log.DurableEnd(), x.r.Status().DurableEnd, p.end)
@@ -177,4 +182,29 @@ func (w *world) readBack(n *node, p *part) {
 	hs.end(w, op, history.OK).Mops = []history.Mop{history.PollMop(reads...)}
 	hs.final = append(hs.final, history.FinalRead{Key: k, Replica: replica, Position: pos, End: p.end})
 	hs.dumps = append(hs.dumps, dump)
+}
+
+// describe notes what every replica thinks, for a cluster that does not recover.
+func (w *world) describe() {
+	for _, p := range w.orc.order {
+		w.trace.note("%d: committed end %d, %+v", p.tp.Partition, p.end, *p.meta)
+		for _, n := range w.nodes {
+			x := n.watch(p.tp)
+			if x == nil {
+				continue
+			}
+			st := x.r.Status()
+			w.trace.note("  %d: %v epoch %d/%d in-sync %v [%d %d %d) hw %d suspect %v damaged %v confirmed %v err %v waiting %d", n.id, st.Role, st.Epoch, st.PartitionEpoch, st.ISR,
+				st.LogStart, st.DurableEnd, st.LogEnd, st.HighWatermark, st.Suspect, st.Damaged, st.Confirmed, st.Err, st.Waiting)
+			for _, f := range st.Followers {
+				w.trace.note("    %+v", f)
+			}
+		}
+	}
+	for _, n := range w.nodes {
+		w.trace.note("%d: up %v %+v session %+v", n.id, n.up, n.core.Status(), struct {
+			inc    model.Incarnation
+			fenced bool
+		}{n.sess.inc, n.sess.fenced})
+	}
 }

@@ -232,6 +232,11 @@ func (n *node) crash(power bool) {
 	}
 	n.disk.dead = false
 	n.catalog = n.catalog.Crash(n.rng)
+	if n.w.verbose() {
+		for _, name := range n.disk.segments() {
+			n.w.trace.note("  %s: %d bytes, %d stable", name, len(n.disk.names[name].data), len(n.disk.names[name].stable))
+		}
+	}
 }
 
 // restartIn starts the process again after a while.

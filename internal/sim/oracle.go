@@ -316,10 +316,28 @@ func (o *oracle) hosted(n *node) {
 	for _, r := range rs {
 		if !slices.ContainsFunc(next, func(x *watched) bool { return x.r == r }) {
 			s := r.Log().Start()
+			o.describe(n, r)
 			next = append(next, &watched{r: r, log: r.Log(), p: o.part(r.TP()), start: s, end: s, leads: -1})
 		}
 	}
 	n.watched = next
+}
+
+// describe notes how a log was found.
+func (o *oracle) describe(n *node, r *partition.Replica) {
+	if !o.w.verbose() {
+		return
+	}
+	l := n.store.Log(r.TP())
+	var epochs []string
+	for e, last := int32(0), int32(-1); e <= l.LastEpoch(); e++ {
+		if got, end := l.EpochEnd(e); got != last {
+			last = got
+			epochs = append(epochs, fmt.Sprintf("%d<%d", got, end))
+		}
+	}
+	o.w.trace.note("%d: recovered %d: [%d %d %d) suspect %v damaged %v in %d segments, epochs %v, known to be committed %d", n.id, r.TP().Partition,
+		l.Start(), l.DurableEnd(), l.End(), l.Suspect(), l.Damaged(), l.Segments(), epochs, o.part(r.TP()).end)
 }
 
 // check looks at everything that an event may have changed in a process.
@@ -436,6 +454,9 @@ func (o *oracle) grew(n *node, x *watched, e entry) {
 	if k := len(x.chain); k > 0 {
 		prev = x.chain[k-1]
 	}
+	if o.w.par.deleteRecords { // what lies below a leader's log start is not compared
+		prev = 0
+	}
 	chained := mixCRC(prev, &e)
 	if !x.blind && (e.base == 0 || len(x.entries) > 0 && x.entries[0].base == 0) {
 		v := version{e.base, e.epoch}
@@ -538,7 +559,10 @@ func (o *oracle) commit(n *node, x *watched, hw int64) {
 		o.w.acted.Committed += e.next - e.base
 		if e.pid >= 0 {
 			id := producerSeq{e.pid, e.seq}
-			if first, twice := p.sequences[id]; twice {
+			if first, twice := p.sequences[id]; twice && first < x.log.Start() {
+				// What was deleted is forgotten by replicas that never had it.
+				o.w.acted.Forgotten++
+			} else if twice {
 				o.w.violate(invDedupe, "%s: producer %d sequence %d is at offset %d and at %d", p.name, e.pid, e.seq, first, e.base)
 			}
 			p.sequences[id] = e.base

@@ -95,22 +95,22 @@ func (n *node) onUpdate(u control.Update) {
 	n.after(d, evApply, n.apply)
 }
 
-// apply carries the queued metadata into the replicas.
+// apply carries the next queued metadata into the replicas.
 func (n *node) apply() {
-	n.applying = false
-	list := n.pending
-	n.pending = nil
-	for _, u := range list {
-		if err := n.host.ApplyUpdate(u); err != nil {
-			n.fatal = err
-			return
-		}
-		n.applied = max(n.applied, u.Next.Index)
-		n.retrust(u)
+	u := n.pending[0]
+	n.pending = n.pending[1:]
+	if err := n.host.ApplyUpdate(u); err != nil {
+		n.fatal = err
+		return
 	}
+	n.applied = max(n.applied, u.Next.Index)
+	n.retrust(u)
 	n.w.orc.hosted(n)
 	if n.sess.inc != 0 && n.sess.fenced {
 		n.sess.kick()
+	}
+	if n.applying = len(n.pending) > 0; n.applying {
+		n.after(time.Microsecond, evApply, n.apply)
 	}
 }
 

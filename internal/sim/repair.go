@@ -100,7 +100,7 @@ func (d *node) committedRange(tp model.TopicPartition, u segment.OffsetRange) []
 		}
 		for raw := p.raw; len(raw) > 0 && at < u.To; {
 			h, b, err := nextBatch(raw)
-			if err != nil || h.BaseOffset != at {
+			if err != nil || h.BaseOffset > at || h.NextOffset() <= at {
 				return nil
 			}
 			out, raw, at = append(out, b...), raw[len(b):], h.NextOffset()

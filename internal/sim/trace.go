@@ -104,20 +104,20 @@ func (t *trace) tail() []string {
 
 // Acted counts how often each fault or mechanism really had an effect.
 type Acted struct {
-	Elections, Epochs                                    int64 // of partitions; metadata elections below
-	Truncations, RecordsCut                              int64
-	Shrinks, Expands, Swaps                              int64
-	Recoveries, Kills, PowerCuts, AllPowerCuts           int64
-	CrashPoints, Wipes, Pauses, Resumes, FatalExits      int64
-	Cuts, Lost, Duplicated, Held, Old                    int64 // messages; Old: delivered to a later process
-	TornWrites, BitFlips, Damages, Repairs, SyncErrors   int64
-	DiskFull, SlowSyncs, ClockJumps, FalseEvidence       int64
-	Fences, Registrations, QuorumElections               int64
-	Acks, UnknownOutcomes, Deduplicated, Refused         int64
-	Reads, FollowerReads, EndAnswers, EndRefused         int64
-	Proposals, ProposalsRejected, ProposalsUnknown       int64
-	StaleFetches, Divergences, OffsetReset, DeletedRecs  int64
-	TopicsDeleted, Balances, Committed, SuspectElections int64
+	Elections, Epochs                                   int64 // of partitions; metadata elections below
+	Truncations, RecordsCut                             int64
+	Shrinks, Expands, Swaps                             int64
+	Recoveries, Kills, PowerCuts, AllPowerCuts          int64
+	CrashPoints, Wipes, Pauses, Resumes, FatalExits     int64
+	Cuts, Lost, Duplicated, Held, Old                   int64 // messages; Old: delivered to a later process
+	TornWrites, BitFlips, Damages, Repairs, SyncErrors  int64
+	DiskFull, SlowSyncs, ClockJumps, FalseEvidence      int64
+	Fences, Registrations, QuorumElections              int64
+	Acks, UnknownOutcomes, Deduplicated, Refused        int64
+	Reads, FollowerReads, EndAnswers, EndRefused        int64
+	Proposals, ProposalsRejected, ProposalsUnknown      int64
+	StaleFetches, Divergences, OffsetReset, DeletedRecs int64
+	Balances, Committed, Forgotten                      int64
 }
 
 // Add sums two counts.

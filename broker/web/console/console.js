@@ -192,7 +192,7 @@ function topicCells(t) {
     without
       ? { className: "bad", text: `${without} without` }
       : { className: "quiet", text: leaders.size === 1 ? `broker ${[...leaders][0]}` : `${leaders.size} brokers` },
-    missing ? { className: "warn", text: `${t.partitions.length - missing} of ${t.partitions.length}` } : { className: "ok", text: `all ${t.partitions.length}` },
+    missing ? { className: "warn", text: `${t.partitions.length - missing} of ${t.partitions.length}` } : { className: "ok", text: `${t.partitions.length} of ${t.partitions.length}` },
     { className: "n", text: show(sum(t.partitions.map((p) => p.high_watermark))) },
     { className: "n", text: showRate(sum(t.partitions.map((p) => rateOf(t.topic, p.partition)))) },
   ].map((c) => ({ sign: [c.text, c.className], ...c }));
