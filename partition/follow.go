@@ -149,7 +149,7 @@ func (r *Replica) adopt(f *Fetched, eff *Effects) error {
 // advanceStart moves the log start, after saving the producer state that the
 // batches below it make up. mu and the token are held.
 func (r *Replica) advanceStart(start int64, eff *Effects) error {
-	idempotent, wall := len(r.producers.byID) > 0, r.clock.Now().UnixMilli()
+	idempotent, wall := len(r.producers.byID) > 0 && !r.partial, r.clock.Now().UnixMilli()
 	return r.locked(func() error {
 		if idempotent {
 			if err := keepProducers(r.log, start, wall); err != nil {
@@ -276,7 +276,7 @@ func (r *Replica) rewound(eff *Effects) error {
 			p.usedAt = was.usedAt
 		}
 	}
-	r.producers = ps
+	r.producers, r.partial = ps, r.log.Suspect() >= segment.Damaged
 	if r.candidate != nil && r.candidate.at > to {
 		r.candidate = nil
 		r.sinceSnap = max(r.sinceSnap, 1)
@@ -315,7 +315,7 @@ func (r *Replica) FetchOutOfRange(f Fetched, eff *Effects) error {
 	r.next = f.LeaderStart
 	// What producers wrote in between is unknown: better no state than one
 	// that refuses their next sequence.
-	r.producers, r.candidate = producers{}, nil
+	r.producers, r.candidate, r.partial = producers{}, nil, false
 	r.generation++
 	r.confirmed, r.caughtUp = false, false
 	eff.EndMoved = true
@@ -355,6 +355,14 @@ func (r *Replica) Repair(rng segment.OffsetRange, batches []byte, eff *Effects) 
 	defer r.release(eff)
 	r.mu.Unlock()
 	err := r.log.Repair(rng, batches)
+	var ps producers
+	whole := err == nil && len(r.log.Damaged()) == 0
+	if whole { // what was unreadable is part of the state too (I26)
+		ps, err = loadProducers(r.log, r.clock.Now().UnixMilli())
+	}
 	r.mu.Lock()
+	if whole && err == nil {
+		r.producers, r.candidate, r.partial = ps, nil, r.log.Suspect() >= segment.Damaged
+	}
 	return err
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/tailrace/tailrace/internal/clock"
 	"github.com/tailrace/tailrace/internal/model"
 	"github.com/tailrace/tailrace/isr"
+	"github.com/tailrace/tailrace/segment"
 )
 
 // Replica is one replica of a partition. Its methods are safe for concurrent
@@ -48,6 +49,7 @@ type Replica struct {
 
 	// producers follows the log: it changes after a write, never before.
 	producers  producers
+	partial    bool  // producers misses what damaged ranges hold: it is not saved
 	sinceSnap  int64 // idempotent bytes since the last snapshot
 	snapAt     time.Duration
 	candidate  *snapshot // taken at an end that the high watermark has not reached
@@ -76,6 +78,7 @@ type deferred struct {
 // last snapshot and the log behind it.
 func New(c Config) (*Replica, error) {
 	now := c.Clock.Now().UnixMilli()
+	partial := c.Log.Suspect() >= segment.Damaged
 	ps, err := loadProducers(c.Log, now)
 	if err != nil {
 		return nil, fmt.Errorf("partition %v: producer state: %w", c.Log.TP(), err)
@@ -85,7 +88,7 @@ func New(c Config) (*Replica, error) {
 		tp: c.Log.TP(), log: c.Log, clock: c.Clock, contacts: c.Contacts, fetches: c.Fetches,
 		isr:       isr.New(c.Self, c.Incarnation, end, c.Log.DurableEnd(), max(c.Log.HighWatermark(), c.Log.Start())),
 		next:      end,
-		producers: ps, generation: 1, freshAt: never,
+		producers: ps, partial: partial || c.Log.Suspect() >= segment.Damaged, generation: 1, freshAt: never,
 	}
 	r.idle = sync.NewCond(&r.mu)
 	r.SetConfig(c.Topic)
@@ -133,6 +136,12 @@ func (r *Replica) apply(d deferred, eff *Effects) {
 	r.ie.Reset()
 	now := r.clock.Elapsed()
 	if d.registered != 0 {
+		if d.registered != r.isr.Incarnation() {
+			// The leader forgets what it knew of the earlier incarnation: this
+			// one is to be found matching, and to report, again.
+			r.generation++
+			r.confirmed, r.caughtUp = false, false
+		}
 		r.isr.Registered(d.registered, now, &r.ie)
 	} else {
 		r.isr.ApplyMeta(d.meta, now, &r.ie)
@@ -317,7 +326,7 @@ func (r *Replica) Close(eff *Effects) {
 	r.mu.Lock()
 	r.acquire()
 	var snap *snapshot
-	if r.failed == nil && r.isr.End() <= r.isr.HighWatermark() && len(r.producers.byID) > 0 {
+	if r.failed == nil && !r.partial && r.isr.End() <= r.isr.HighWatermark() && len(r.producers.byID) > 0 {
 		snap = &snapshot{at: r.isr.End(), data: r.producers.encode()}
 	}
 	r.ie.Reset()

@@ -27,7 +27,7 @@ type snapshot struct {
 // mu is held.
 func (r *Replica) dueSnapshot(now time.Duration) *snapshot {
 	due := r.sinceSnap >= snapshotBytes || (r.sinceSnap > 0 && now-r.snapAt >= snapshotEvery)
-	if r.candidate == nil && due && r.failed == nil {
+	if r.candidate == nil && due && r.failed == nil && !r.partial {
 		r.candidate = &snapshot{at: r.isr.End(), data: r.producers.encode()}
 		r.sinceSnap, r.snapAt = 0, now
 	}

@@ -26,6 +26,7 @@ const (
 	kindEpoch   = 'e' // epoch → start offset
 	kindHW      = 'h' // → high watermark
 	kindDamage  = 'd' // ordinal, position → damage
+	kindTorn    = 't' // → log end at which a tail was cut, until the log is trusted again
 )
 
 const tpLen = 16 + 4

@@ -173,11 +173,17 @@ func (l *Log) Suspect() Suspicion { l.mu.Lock(); defer l.mu.Unlock(); return l.s
 // repaired. It reports whether something changed.
 func (l *Log) Trust() bool {
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.suspect != TornTail {
+	torn := l.suspect == TornTail && !l.closed
+	if torn {
+		l.suspect = Trusted
+	}
+	l.mu.Unlock()
+	if !torn {
 		return false
 	}
-	l.suspect = Trusted
+	var b KVBatch
+	b.Delete(logKey(l.tp, kindTorn))
+	_ = l.s.apply(&b, false) // a failure is sticky and meets the next commit
 	return true
 }
 

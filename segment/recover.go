@@ -154,6 +154,9 @@ func (f *found) entry(kind byte, k, v []byte) (err error) {
 		l.epochs = append(l.epochs, epochEntry{e, start})
 	case kindHW:
 		l.hw, err = readNumber(k, v)
+	case kindTorn:
+		_, err = readNumber(k, v)
+		l.suspect = max(l.suspect, TornTail)
 	case kindDamage:
 		var d damage
 		d, err = readDamage(k, v)

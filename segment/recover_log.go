@@ -274,6 +274,8 @@ func rewrite(file File, from, to int64) error {
 func (r *recovery) cutTail(l *Log, keep int) {
 	seg := l.segs[keep-1]
 	l.suspect = max(l.suspect, TornTail)
+	// Another restart must not forget it: what was cut may have been acknowledged.
+	r.batch.Set(logKey(l.tp, kindTorn), numberValue(seg.next))
 	for _, gone := range l.segs[keep:] {
 		t := r.s.tombstone(&r.batch, gone)
 		r.tombs[t.id] = t

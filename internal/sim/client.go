@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"github.com/tailrace/tailrace/broker/control"
 	"github.com/tailrace/tailrace/internal/batch"
 	"github.com/tailrace/tailrace/internal/history"
 	"github.com/tailrace/tailrace/internal/model"
@@ -473,7 +474,8 @@ func (c *consumer) end(tp model.TopicPartition) {
 		return
 	}
 	p := w.orc.part(tp)
-	acked := p.acked
+	// A deposed leader may answer until its lease is over; not longer.
+	acked := p.ackedBefore(w.now - control.DefaultLease - 10*time.Millisecond)
 	w.clientCall(to, func(d *node, reply func(any)) {
 		r := d.host.Replica(tp)
 		if r == nil {

@@ -283,7 +283,7 @@ func (w *world) mayDestroy(n *node) bool {
 		return false
 	}
 	for _, p := range w.orc.order {
-		if p.meta == nil || !slices.Contains(p.meta.Replicas, n.id) || p.end == 0 {
+		if p.meta == nil || !slices.Contains(p.meta.Replicas, n.id) {
 			continue
 		}
 		good := false

@@ -56,6 +56,7 @@ type node struct {
 	sess     session
 	links    []*replication
 	parked   []*parkedFetch
+	fetchers []fetchOrder // last fetch of each follower
 	props    []control.PartitionProposal
 	proposing,
 	committing, dirty bool
@@ -128,6 +129,7 @@ func (n *node) start() {
 	n.contacts, n.fetches = &partition.Contacts{}, &partition.Contacts{}
 	n.sess = session{n: n}
 	n.links = make([]*replication, len(w.nodes))
+	n.fetchers = make([]fetchOrder, len(w.nodes))
 	n.parked, n.props, n.pending, n.watched = nil, nil, nil, nil
 	n.proposing, n.committing, n.dirty, n.applying = false, false, false, false
 	n.heard, n.patience = w.now, 0

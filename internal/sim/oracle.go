@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
@@ -29,7 +30,7 @@ const (
 	invFenced       = "I10 a fenced broker is not in sync"
 	invIncarnation  = "I12 a leader leads under the incarnation that was elected"
 	invZombie       = "I14 a deposed leader acknowledges nothing that its successor lacks"
-	invEndAnswer    = "I15 end answers cover everything acknowledged before the question"
+	invEndAnswer    = "I15 end answers cover what was acknowledged a lease before the question"
 	invTruncateHow  = "I18 a log is cut only on the answer of a leader"
 	invTruncateWhat = "I19 no committed record is cut"
 	invDivergeOnly  = "I21 a diverging answer changes only the log end"
@@ -62,9 +63,26 @@ type part struct {
 	meta      *control.Partition // committed, newest
 	committed []entry            // below the highest high watermark of any leader, from start
 	end       int64              // of committed
-	acked     int64              // one past the last acknowledged record
+	acks      []ackedAt          // how far acknowledgements went, when; newest last
 	seen      map[version]uint32 // (offset, epoch) → checksum chained over the log before it
 	sequences map[producerSeq]int64
+}
+
+// ackedAt: at that time everything below end was acknowledged or lay below
+// something that was.
+type ackedAt struct {
+	at  time.Duration
+	end int64
+}
+
+// ackedBefore returns how far acknowledgements had gone at a time.
+func (p *part) ackedBefore(t time.Duration) int64 {
+	for _, a := range slices.Backward(p.acks) {
+		if a.at <= t {
+			return a.end
+		}
+	}
+	return 0
 }
 
 type version struct {
@@ -607,7 +625,9 @@ func (o *oracle) acked(n *node, tp model.TopicPartition, base, next int64, value
 			}
 		}
 	}
-	p.acked = max(p.acked, next)
+	if k := len(p.acks); k == 0 || p.acks[k-1].end < next {
+		p.acks = append(p.acks, ackedAt{o.w.now, next})
+	}
 }
 
 // beforeFetched remembers what a diverging answer must leave alone (I21).

@@ -24,6 +24,7 @@ type replication struct {
 	leader   int
 	session  *replicate.Session
 	fetching bool
+	fetches  uint64 // requests sent
 	resting  bool
 
 	follows   []*partition.Replica
@@ -71,7 +72,14 @@ func (l *replication) fetch() {
 	l.fetching = true
 	req := l.session.Build(n.Elapsed(), n.host.Incarnation())
 	from := n.idx
-	n.call(l.leader, evFetch, 500*time.Millisecond+callTimeout, func(d *node, reply func(any)) { d.serveFetch(from, req, reply) },
+	l.fetches++
+	conn := fetchOrder{n.gen, l.fetches}
+	n.call(l.leader, evFetch, 500*time.Millisecond+callTimeout, func(d *node, reply func(any)) {
+		if d.fetchers[from].before(conn) {
+			d.fetchers[from] = conn
+			d.serveFetch(from, req, reply)
+		}
+	},
 		func(v any, err error) {
 			l.fetching = false
 			if err == nil {
@@ -90,6 +98,17 @@ func (l *replication) fetch() {
 			l.resting = true
 			n.after(retryDelay, evFetch, func() { l.resting = false; l.fetch() })
 		})
+}
+
+// fetchOrder is the place of a fetch on the connection of a pair of brokers,
+// which keeps the order: one that a later one has overtaken is dropped.
+type fetchOrder struct {
+	gen uint32
+	seq uint64
+}
+
+func (a fetchOrder) before(b fetchOrder) bool {
+	return a.gen < b.gen || a.gen == b.gen && a.seq < b.seq
 }
 
 // parkedFetch is a follower's fetch that waits for news at the leader.
