@@ -48,6 +48,7 @@ func init() {
 		"oneway":      {about: "one direction of some links cut", needs: needsNamespaces, round: cutRound(shapeOneWay)},
 		"powercut":    {about: "power cut of all brokers at one instant: what was not synced is lost", disk: crashDisk, needs: needsFuse, round: powerCut(false)},
 		"torn":        {about: "as powercut, but a random part of what was not synced survives, sectors torn", disk: crashDisk, needs: needsFuse, round: powerCut(true)},
+		"killcut":     {about: "kill -9 of all, and a power cut soon after they are back", disk: crashDisk, needs: needsFuse, round: killCut},
 		"fsync":       {about: "fsync fails with EIO on one broker: it must stop, and nothing be lost", disk: crashDisk, needs: needsFuse, round: failSync},
 		"slowdisk":    {about: "fsync takes up to 2 s longer on one broker", disk: crashDisk, needs: needsFuse, round: slowSync},
 		"diskfull":    {about: "the disks of one, two or all brokers fill up, and get room again", disk: smallDisk, needs: needsRoot, round: diskFull},

@@ -66,6 +66,17 @@ func powerCut(torn bool) func(context.Context, *campaign, *rand.Rand) error {
 	}
 }
 
+// killCut kills all processes, so that recovery finds their unsynced bytes, and
+// cuts the power when it has made use of them: what a recovered log reports must
+// have been made durable first.
+func killCut(ctx context.Context, c *campaign, rng *rand.Rand) error {
+	if err := killAll(ctx, c, rng); err != nil {
+		return err
+	}
+	pause(ctx, between(rng, 0, 300*time.Millisecond))
+	return powerCut(false)(ctx, c, rng)
+}
+
 // failSync lets every fsync of one broker fail until the process has ended,
 // which it must soon; the disk then loses what was not synced.
 func failSync(ctx context.Context, c *campaign, rng *rand.Rand) error {
