@@ -2,6 +2,8 @@ package partition
 
 import (
 	"errors"
+	"fmt"
+	"syscall"
 	"testing"
 	"time"
 
@@ -166,4 +168,24 @@ func TestFlushBetweenWrites(t *testing.T) {
 	if !eff.Dirty || eff.Flush == nil {
 		t.Error("the last write's effects are the call's")
 	}
+}
+
+// A follower without room keeps its log and goes on when there is room: a full
+// disk is no storage error, and nobody restarts a broker to clear it.
+func TestFollowerOnFullDiskGoesOn(t *testing.T) {
+	c := newCluster(t, 3)
+	f := c.node(3)
+	c.node(1).plain(1)
+	f.log.appendErr = fmt.Errorf("write: %w", syscall.ENOSPC)
+	if err := f.fetch(); !errors.Is(err, ErrDiskFull) {
+		t.Fatalf("fetch on a full disk: %v", err)
+	}
+	if f.eff.Failed != nil || !f.r.FetchState().Following || f.log.End() != 0 {
+		t.Fatalf("offline: %v, log end %d", f.eff.Failed, f.log.End())
+	}
+	f.log.appendErr = nil
+	if err := f.fetch(); err != nil {
+		t.Fatal(err)
+	}
+	c.wantNum("end", f.log.End(), 1)
 }

@@ -3,6 +3,7 @@ package partition
 import (
 	"errors"
 	"fmt"
+	"syscall"
 
 	"github.com/tailrace/tailrace/internal/batch"
 	"github.com/tailrace/tailrace/internal/model"
@@ -94,6 +95,9 @@ func (r *Replica) appendFetched(whole []byte, end int64, eff *Effects) error {
 	r.mu.Lock()
 	if err == nil {
 		err = r.failed
+	}
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		return fmt.Errorf("%w: %w", ErrDiskFull, err) // the log is as before, and takes appends again
 	}
 	if err != nil {
 		r.fail(err, eff)
