@@ -189,3 +189,28 @@ func TestFollowerOnFullDiskGoesOn(t *testing.T) {
 	}
 	c.wantNum("end", f.log.End(), 1)
 }
+
+// A leader without room fails what it could not write and what queued behind
+// it, and takes the next append at the offset that it did not use.
+func TestLeaderOnFullDiskGoesOn(t *testing.T) {
+	c := newCluster(t, 1)
+	l := c.node(1)
+	l.plain(1)
+	var second *answer
+	l.log.appendErr = fmt.Errorf("write: %w", syscall.ENOSPC)
+	l.log.onAppend = func() {
+		if second == nil {
+			second = &answer{}
+			second = l.sequenced(7, 0, 0, 1) // queues behind the write that is about to fail
+		}
+	}
+	c.want("the write", l.plain(1), "error 56")
+	c.want("what queued behind it", second, "error 56")
+	if l.eff.Failed != nil || l.log.End() != 1 {
+		t.Fatalf("offline: %v, log end %d", l.eff.Failed, l.log.End())
+	}
+	l.log.appendErr, l.log.onAppend = nil, nil
+	again := l.sequenced(7, 0, 0, 1)
+	l.sync()
+	c.want("the retry", again, "ok at 1")
+}

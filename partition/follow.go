@@ -3,7 +3,6 @@ package partition
 import (
 	"errors"
 	"fmt"
-	"syscall"
 
 	"github.com/tailrace/tailrace/internal/batch"
 	"github.com/tailrace/tailrace/internal/model"
@@ -96,7 +95,7 @@ func (r *Replica) appendFetched(whole []byte, end int64, eff *Effects) error {
 	if err == nil {
 		err = r.failed
 	}
-	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+	if diskFull(err) {
 		return fmt.Errorf("%w: %w", ErrDiskFull, err) // the log is as before, and takes appends again
 	}
 	if err != nil {
