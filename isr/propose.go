@@ -3,6 +3,7 @@ package isr
 import (
 	"time"
 
+	"github.com/tailrace/tailrace/internal/bugs"
 	"github.com/tailrace/tailrace/internal/model"
 )
 
@@ -82,6 +83,16 @@ func (s *State) Active() bool {
 func (s *State) Outcome(id uint64, o Outcome, now time.Duration, eff *Effects) {
 	if !s.changes.outstanding || id != s.changes.id {
 		return
+	}
+	if bugs.RPCAdopt && o != Rejected {
+		s.meta.ISR = []model.BrokerID{s.self}
+		for i := range s.peers {
+			p := &s.peers[i]
+			if p.inSync, p.pending = p.pending, false; p.inSync {
+				s.meta.ISR = append(s.meta.ISR, p.broker)
+			}
+		}
+		s.advance(eff)
 	}
 	switch o {
 	case Committed: // keep counting both sets until the metadata arrives
@@ -176,6 +187,9 @@ func (s *State) stalled(p *peer, now time.Duration) bool {
 
 // joinable is the join rule (I6). Short of members only safety counts.
 func (s *State) joinable(p *peer, now time.Duration) bool {
+	if bugs.ISRJoin && !p.inSync && p.eligible && p.fetched {
+		return true
+	}
 	if p.inSync || !p.eligible || !p.fetched || p.durable < s.hw || p.durable < s.epochStart {
 		return false
 	}
@@ -220,8 +234,14 @@ func (s *State) plan(now time.Duration, pl *plan) bool {
 		if i < 0 {
 			break
 		}
+		if s.changes.failures > 0 {
+			i = s.turn(pl, now)
+		}
 		pl.add(i)
 		changed = true
+		if s.changes.failures > 0 {
+			break
+		}
 	}
 	if s.meta.SyncTarget > 0 {
 		changed = s.swap(pl, now) || changed
@@ -265,6 +285,22 @@ func (s *State) demote(pl *plan, now time.Duration) bool {
 		changed = true
 	}
 	return changed
+}
+
+// turn returns one joinable peer after another, by the number of failed
+// proposals: the controller may refuse one of them (its log is damaged, its
+// registration is newer than known here), and must not thereby keep out the
+// others.
+func (s *State) turn(pl *plan, now time.Duration) int {
+	var fit [64]int
+	n := 0
+	for i := range min(len(s.peers), len(fit)) {
+		if !pl.wants(i) && s.joinable(&s.peers[i], now) {
+			fit[n] = i
+			n++
+		}
+	}
+	return fit[s.changes.failures%n]
 }
 
 // best returns the joinable peer that is least behind, and further than the

@@ -1,5 +1,7 @@
 package isr
 
+import "github.com/tailrace/tailrace/internal/bugs"
+
 // advance raises the high watermark to the least durable end of the maximal
 // in-sync set, if the committed set is large enough.
 func (s *State) advance(eff *Effects) {
@@ -23,4 +25,12 @@ func (p *peer) counts() bool { return p.inSync || p.pending || p.doubtful }
 
 // short reports whether the committed set is below its minimum. Pending members
 // do not help: an election would not consider them.
-func (s *State) short() bool { return len(s.meta.ISR) < s.meta.MinISR }
+func (s *State) short() bool {
+	n := len(s.meta.ISR)
+	for i := range s.peers {
+		if bugs.PendingFloor && s.peers[i].counts() && !s.peers[i].inSync {
+			n++
+		}
+	}
+	return n < s.meta.MinISR
+}

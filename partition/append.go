@@ -7,6 +7,7 @@ import (
 	"syscall"
 
 	"github.com/tailrace/tailrace/internal/batch"
+	"github.com/tailrace/tailrace/internal/bugs"
 	"github.com/tailrace/tailrace/internal/model"
 	"github.com/tailrace/tailrace/isr"
 )
@@ -124,7 +125,7 @@ func (r *Replica) sequence(e *entry, eff *Effects) (code int16, done bool) {
 // for the high watermark: the original may be unacknowledged yet.
 func (r *Replica) answerDuplicate(e *entry, d *sequenced, eff *Effects) {
 	w := waiter{base: d.base, next: d.next, timestamp: d.timestamp, done: e.done}
-	if e.early || d.next <= r.isr.HighWatermark() {
+	if e.early || d.next <= r.isr.HighWatermark() || bugs.DupEarly {
 		eff.finish(w.done, AppendResult{BaseOffset: w.base, LogAppendTime: w.timestamp, LogStart: r.log.Start()})
 		return
 	}
@@ -244,6 +245,9 @@ func (r *Replica) advance(end int64, bytes int, eff *Effects) {
 	// A log that is durable at once has no group commit to tell us.
 	r.ie.Reset()
 	r.isr.OwnDurable(r.log.DurableEnd(), &r.ie)
+	if bugs.AckBeforeFsync {
+		r.isr.OwnDurable(end, &r.ie)
+	}
 	r.take(eff)
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/tailrace/tailrace/internal/batch"
+	"github.com/tailrace/tailrace/internal/bugs"
 	"github.com/tailrace/tailrace/internal/model"
 	"github.com/tailrace/tailrace/isr"
 	"github.com/tailrace/tailrace/segment"
@@ -35,6 +36,9 @@ func (r *Replica) DurableReport() (leader model.BrokerID, p isr.Progress, ok boo
 		return model.NoBroker, isr.Progress{}, false
 	}
 	m := r.isr.Meta()
+	if bugs.PageCacheEnd {
+		return m.Leader, isr.Progress{Broker: r.isr.Self(), Incarnation: r.isr.Incarnation(), Epoch: m.LeaderEpoch, End: r.isr.End(), Now: r.clock.Elapsed()}, true
+	}
 	return m.Leader, isr.Progress{
 		Broker: r.isr.Self(), Incarnation: r.isr.Incarnation(),
 		Epoch: m.LeaderEpoch, End: r.isr.Durable(), Now: r.clock.Elapsed(),

@@ -1,6 +1,7 @@
 package partition
 
 import (
+	"github.com/tailrace/tailrace/internal/bugs"
 	"github.com/tailrace/tailrace/internal/model"
 	"github.com/tailrace/tailrace/isr"
 	"github.com/tailrace/tailrace/segment"
@@ -50,7 +51,7 @@ func (r *Replica) ListOffset(q OffsetQuery) OffsetResult {
 	case code != codeNone:
 		none.Err = code
 		return none
-	case atEnd && (!visible || !q.Confirmed):
+	case atEnd && (!visible || !q.Confirmed && !bugs.StaleEnd):
 		none.Err = codeOffsetNotAvailable
 		return none
 	}

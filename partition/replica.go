@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/tailrace/tailrace/internal/bugs"
 	"github.com/tailrace/tailrace/internal/clock"
 	"github.com/tailrace/tailrace/internal/model"
 	"github.com/tailrace/tailrace/isr"
@@ -166,6 +167,9 @@ func (r *Replica) take(eff *Effects) {
 // leave ends a leadership or a following: what waited for it is told so, and
 // answers to its outstanding fetches are void.
 func (r *Replica) leave(eff *Effects) {
+	if bugs.DedupLoss {
+		r.producers = producers{}
+	}
 	code := codeNotLeaderOrFollower
 	if r.failed != nil {
 		code = codeStorageError
@@ -177,6 +181,11 @@ func (r *Replica) leave(eff *Effects) {
 	clear(r.queue)
 	r.queue = r.queue[:0]
 	r.next = r.isr.End()
+	if hw := r.isr.HighWatermark(); bugs.HWTruncate && r.isr.Role() == isr.Follower && hw < r.isr.End() {
+		_ = r.log.Truncate(hw)
+		r.isr.LogEnd(hw, r.clock.Elapsed())
+		r.next = hw
+	}
 	r.generation++
 	r.confirmed, r.caughtUp = false, false
 	eff.Role = true

@@ -7,6 +7,7 @@ import (
 	"sort"
 
 	"github.com/tailrace/tailrace/internal/batch"
+	"github.com/tailrace/tailrace/internal/bugs"
 )
 
 // view is a segment as of one moment: the bounds of a read are taken once
@@ -174,6 +175,9 @@ func (s *scanner) walk(p piece, fn func(h *batch.Header, pos int64) bool) error 
 // checksums, unless that was done lately. It returns the position up to which
 // all is well; if that is pos, the error says what is damaged there.
 func (l *Log) verify(v *view, pos, end int64) (int64, error) {
+	if bugs.NoChecksum {
+		return end, nil
+	}
 	i := sort.Search(len(v.blocks), func(i int) bool { return v.blocks[i].end > pos })
 	var h *handle
 	defer func() {

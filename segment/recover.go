@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/tailrace/tailrace/internal/bugs"
 	"github.com/tailrace/tailrace/internal/model"
 )
 
@@ -237,6 +238,12 @@ func (r *recovery) inspect(dir string, listed map[string]uint64, moved map[strin
 			continue
 		}
 		to := path.Join(r.s.dir, quarantineDir, quarantineName(dir, name))
+		if bugs.OrphanDelete {
+			if err := r.s.fs.Remove(file); err != nil {
+				return err
+			}
+			continue
+		}
 		if err := r.s.fs.Rename(file, to); err != nil {
 			return fmt.Errorf("quarantine %s: %w", file, err)
 		}

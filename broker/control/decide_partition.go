@@ -6,6 +6,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kerr"
 
+	"github.com/tailrace/tailrace/internal/bugs"
 	"github.com/tailrace/tailrace/internal/model"
 	"github.com/tailrace/tailrace/isr"
 	"github.com/tailrace/tailrace/segment"
@@ -96,7 +97,7 @@ func (d *decision) checkMembers(leader model.BrokerID, members []isr.Member, tp 
 		if !b.Live() {
 			return kerr.IneligibleReplica, fmt.Sprintf("broker %d is fenced or stopping", m.Broker)
 		}
-		if b.Incarnation != m.Incarnation {
+		if b.Incarnation != m.Incarnation && !bugs.BrokerEpoch {
 			return kerr.IneligibleReplica, fmt.Sprintf("broker %d has incarnation %d, not %d", m.Broker, b.Incarnation, m.Incarnation)
 		}
 		if log, _, ok := d.v.log(b, tp); ok && m.Broker != leader && log.Suspect > segment.TornTail {

@@ -34,6 +34,7 @@ type disk struct {
 	countIn  int  // calls until the machine crashes; 0: not armed
 	bytes    int64
 	acted    *Acted
+	removed  func(name string) // told of each removal
 	syncErrs int
 }
 
@@ -208,6 +209,9 @@ func (d *disk) Remove(name string) error {
 	}
 	if ino.dir && len(d.children(name)) > 0 {
 		return fmt.Errorf("remove %s: %w", name, syscall.ENOTEMPTY)
+	}
+	if d.removed != nil {
+		d.removed(name)
 	}
 	d.enter(name, nil, 0)
 	return nil

@@ -46,6 +46,13 @@ func (w *world) heal() {
 		why = w.unwhole()
 		return why == "" || w.now >= limit
 	})
+	if w.fail == nil && why != "" && w.acted.Wipes+w.acted.BitFlips > 0 && w.offline() {
+		// The schedule destroyed the last copy that may lead while a change of
+		// metadata was on its way: offline is right, silent loss is not.
+		w.acted.LeftOffline++
+		w.over = true
+		return
+	}
 	if w.fail == nil && why != "" {
 		w.describe()
 		w.violate(invRecovery, "after %v: %s", w.now-healed, why)
@@ -184,6 +191,16 @@ func (w *world) readBack(n *node, p *part) {
 	hs.dumps = append(hs.dumps, dump)
 }
 
+// offline: some partition has no leader.
+func (w *world) offline() bool {
+	for _, p := range w.orc.order {
+		if p.meta.Leader == model.NoBroker {
+			return true
+		}
+	}
+	return false
+}
+
 // describe notes what every replica thinks, for a cluster that does not recover.
 func (w *world) describe() {
 	for _, p := range w.orc.order {
@@ -194,7 +211,7 @@ func (w *world) describe() {
 				continue
 			}
 			st := x.r.Status()
-			w.trace.note("  %d: %v epoch %d/%d in-sync %v [%d %d %d) hw %d suspect %v damaged %v confirmed %v err %v waiting %d", n.id, st.Role, st.Epoch, st.PartitionEpoch, st.ISR,
+			w.trace.note("  %d: %v epoch %d/%d in-sync %v start %d [%d %d %d) hw %d suspect %v damaged %v confirmed %v err %v waiting %d", n.id, st.Role, st.Epoch, st.PartitionEpoch, st.ISR, st.EpochStart,
 				st.LogStart, st.DurableEnd, st.LogEnd, st.HighWatermark, st.Suspect, st.Damaged, st.Confirmed, st.Err, st.Waiting)
 			for _, f := range st.Followers {
 				w.trace.note("    %+v", f)

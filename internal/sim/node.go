@@ -158,6 +158,11 @@ func (n *node) catalogCall(call string) error {
 
 func (n *node) open() (err error) {
 	p := &n.w.par
+	n.disk.removed = func(name string) {
+		if n.opening {
+			n.w.violate(invQuarantine, "%d unlinks %s", n.id, name)
+		}
+	}
 	n.opening = true
 	n.store, err = segment.Open(segment.Options{
 		Dir: "data", FS: n.disk, Catalog: n.catalog, Clock: n, MustExist: n.opened,
@@ -201,6 +206,9 @@ func (n *node) storageEvent(e segment.Event) {
 	switch e.Kind {
 	case segment.EventDamaged, segment.EventMissing:
 		n.w.acted.Damages++
+		if x := n.watch(e.TP); x != nil {
+			x.sore = true
+		}
 		n.w.trace.note("%d: damage in %s at %d, offsets %v: %v", n.id, e.File, e.Pos, e.Offsets, e.Err)
 	case segment.EventRepaired:
 		n.w.acted.Repairs++

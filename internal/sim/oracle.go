@@ -335,7 +335,7 @@ func (o *oracle) hosted(n *node) {
 		if !slices.ContainsFunc(next, func(x *watched) bool { return x.r == r }) {
 			s := r.Log().Start()
 			o.describe(n, r)
-			next = append(next, &watched{r: r, log: r.Log(), p: o.part(r.TP()), start: s, end: s, leads: -1})
+			next = append(next, &watched{r: r, log: r.Log(), p: o.part(r.TP()), start: s, end: s, leads: -1, sore: len(r.Log().Damaged()) > 0})
 		}
 	}
 	n.watched = next

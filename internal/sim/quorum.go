@@ -201,6 +201,9 @@ func (n *node) propose() {
 			if err == nil && res.Code == 0 && i < len(res.Partitions) {
 				o = res.Partitions[i].Outcome
 			}
+			if o != isr.Committed && n.w.verbose() {
+				n.w.trace.note("%d: proposal %+v of %d: %+v %v", n.id, b.Proposal, b.TP.Partition, res, err)
+			}
 			switch o {
 			case isr.Rejected:
 				n.w.acted.ProposalsRejected++

@@ -80,6 +80,7 @@ type world struct {
 	trace  trace
 	fail   *Violation
 	topics []*topic
+	over   bool // it ended without the last checks
 	calm   bool // no more faults: the cluster is being healed
 	prods  []*producer
 	cons   []*consumer
@@ -119,7 +120,7 @@ func Run(cfg Config) (res Result) {
 	if w.fail == nil {
 		w.heal()
 	}
-	if w.fail == nil {
+	if w.fail == nil && !w.over {
 		w.judge()
 	}
 	return res

@@ -117,7 +117,7 @@ type Acted struct {
 	Reads, FollowerReads, EndAnswers, EndRefused        int64
 	Proposals, ProposalsRejected, ProposalsUnknown      int64
 	StaleFetches, Divergences, OffsetReset, DeletedRecs int64
-	Balances, Committed, Forgotten                      int64
+	Balances, Committed, Forgotten, LeftOffline         int64
 }
 
 // Add sums two counts.

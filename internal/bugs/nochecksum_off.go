@@ -1,0 +1,6 @@
+//go:build !bug_nochecksum
+
+package bugs
+
+// NoChecksum: blocks are served without a look at their checksum.
+const NoChecksum = false

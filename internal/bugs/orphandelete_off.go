@@ -1,0 +1,6 @@
+//go:build !bug_orphandelete
+
+package bugs
+
+// OrphanDelete: recovery unlinks files that the catalog does not list.
+const OrphanDelete = false

@@ -1,0 +1,6 @@
+//go:build bug_pendingfloor
+
+package bugs
+
+// PendingFloor: pending members count towards the minimum.
+const PendingFloor = true

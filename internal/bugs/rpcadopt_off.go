@@ -1,0 +1,6 @@
+//go:build !bug_rpcadopt
+
+package bugs
+
+// RPCAdopt: a rejected or unknown proposal counts as committed.
+const RPCAdopt = false
