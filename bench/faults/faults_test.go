@@ -116,7 +116,7 @@ func TestFlipBits(t *testing.T) {
 	if err := os.WriteFile(path, before, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := flipBits(path, rand.New(rand.NewPCG(1, 2)), 1); err != nil {
+	if err := flipBits(path, rand.New(rand.NewPCG(1, 2)), 1, t.Logf); err != nil {
 		t.Fatal(err)
 	}
 	after, err := os.ReadFile(path)

@@ -15,6 +15,7 @@ type nemesis struct {
 	about   string
 	brokers int // at least so many
 	disk    diskKind
+	args    []string                 // more flags of the brokers
 	needs   func(c *campaign) string // why it cannot run here, "" if it can
 	round   func(ctx context.Context, c *campaign, rng *rand.Rand) error
 }
@@ -54,7 +55,7 @@ func init() {
 		"diskfull":    {about: "the disks of one, two or all brokers fill up, and get room again", disk: smallDisk, needs: needsRoot, round: diskFull},
 		"wipe":        {about: "a broker comes back under its id with an empty disk", round: wipe},
 		"leave":       {about: "graceful stops and returns, one broker after the other", round: leave},
-		"flip":        {about: "bit flips in sealed segments of one replica of each partition, brokers running", round: flip},
+		"flip":        {about: "bit flips in sealed segments of one replica of each partition while its broker is down", args: []string{"--scrub-period", "1s"}, round: flip},
 		"flipcatalog": {about: "bit flips in the catalog of one broker while it is down", round: flipCatalog},
 		"pausekill":   {about: "pause one, kill another, resume the paused one first", brokers: 3, round: pauseKill},
 	} {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io/fs"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -190,7 +191,7 @@ func (n *node) files(under, suffix string) []string {
 }
 
 // flipBits flips n random bits of a file in place.
-func flipBits(path string, rng *rand.Rand, n int) error {
+func flipBits(path string, rng *rand.Rand, n int, logf func(string, ...any)) error {
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
 		return err
@@ -210,50 +211,44 @@ func flipBits(path string, rng *rand.Rand, n int) error {
 		if _, err := f.WriteAt(b[:], off); err != nil {
 			return err
 		}
+		logf("bit flipped at %d of %s", off, path)
 	}
 	return nil
 }
 
-// flip damages one replica of each partition directory: the broker differs
-// from directory to directory, so that a good copy of everything remains. The
-// segment that is being written is left alone, since the broker may overwrite
-// nothing there.
+// flip stops a broker and flips a bit in a sealed segment of each partition of
+// which it is the victim: one broker for each, so that a good copy of everything
+// remains. Bits are flipped while it is down, since a flip through the page cache
+// of a running process is not what a medium does: blocks that it wrote lately
+// are trusted there.
 func flip(ctx context.Context, c *campaign, rng *rand.Rand) error {
-	perDir := map[string][]string{} // topic and partition → sealed segments of the broker that is to suffer
-	for _, n := range c.nodes {
-		byDir := map[string][]string{}
-		for _, path := range n.files("segments", ".log") {
-			rel, err := filepath.Rel(n.dir, filepath.Dir(path))
-			if err != nil {
-				return err
-			}
-			byDir[rel] = append(byDir[rel], path)
+	n := c.pick(rng)
+	byDir := map[string][]string{}
+	n.kill()
+	for _, path := range n.files("segments", ".log") {
+		rel, err := filepath.Rel(n.dir, filepath.Dir(path))
+		if err != nil {
+			return err
 		}
-		for rel, paths := range byDir {
-			if int(c.victimOf(rel))%len(c.nodes) == n.ix && len(paths) > 1 {
-				perDir[rel] = paths[:len(paths)-1]
-			}
-		}
+		byDir[rel] = append(byDir[rel], path)
 	}
-	var dirs []string
-	for rel := range perDir {
-		dirs = append(dirs, rel)
-	}
-	slices.Sort(dirs)
 	flips := 0
-	for _, rel := range dirs {
-		path := perDir[rel][rng.IntN(len(perDir[rel]))]
-		if err := flipBits(path, rng, 1); err != nil {
+	for _, rel := range slices.Sorted(maps.Keys(byDir)) {
+		sealed := byDir[rel][:len(byDir[rel])-1]
+		if int(c.victimOf(rel)%uint64(len(c.nodes))) != n.ix || len(sealed) == 0 {
+			continue
+		}
+		if err := flipBits(sealed[rng.IntN(len(sealed))], rng, 1, c.logf); err != nil {
 			return err
 		}
 		flips++
 		c.count("bit flipped in a sealed segment")
 	}
-	if flips > 0 {
-		c.logf("%d bits flipped", flips)
+	c.logf("broker %d comes back with %d bits flipped", n.id(), flips)
+	if err := n.start(); err != nil {
+		return err
 	}
-	pause(ctx, 2*time.Second)
-	return nil
+	return c.awaitWrites(ctx)
 }
 
 // victimOf is the broker that suffers the flips of a partition's directory, the
@@ -269,7 +264,7 @@ func flipCatalog(ctx context.Context, c *campaign, rng *rand.Rand) error {
 	paths := n.files("catalog", "")
 	path := paths[rng.IntN(len(paths))]
 	c.logf("bits flipped in %s of broker %d", filepath.Base(path), n.id())
-	if err := flipBits(path, rng, 3); err != nil {
+	if err := flipBits(path, rng, 3, c.logf); err != nil {
 		return err
 	}
 	c.count("catalog damaged")

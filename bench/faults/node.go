@@ -42,7 +42,7 @@ func (n *node) args() []string {
 	args := []string{"run", "--id", fmt.Sprint(n.id()), "--dir", n.dir, "--kafka", a(kafkaPort), "--internal", a(internalPort),
 		"--gossip", a(gossipPort), "--http", a(httpPort), "--join", strings.Join(join, ","), "--bootstrap-expect", fmt.Sprint(n.c.o.Brokers),
 		"--rack", n.rack(), "--insecure", "--log-format", "json", "--log-level", n.c.o.LogLevel, "--disk-reserve", fmt.Sprint(n.c.o.reserve())}
-	return args
+	return append(args, nemeses[n.c.o.Nemesis].args...)
 }
 
 func (n *node) rack() string { return fmt.Sprintf("rack-%d", n.id()) }

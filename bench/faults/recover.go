@@ -202,11 +202,12 @@ func (c *campaign) readReplica(ctx context.Context, key history.Key, n *node, en
 	var at int64
 	var last error
 	for at < end {
+		from := at
 		var got fetched
 		if got, last = c.fetchOnce(n, key, at); last == nil {
 			reads, dump.Batches, at = append(reads, got.reads...), append(dump.Batches, got.batches...), got.next
 		}
-		if len(got.reads) == 0 && !pause(ctx, 20*time.Millisecond) {
+		if at == from && !pause(ctx, 20*time.Millisecond) {
 			c.anomaly("%s of %s was read to offset %d of %d only: %v", name, c.keys[key], at, end, last)
 			break
 		}
