@@ -152,7 +152,13 @@ func wipe(ctx context.Context, c *campaign, rng *rand.Rand) error {
 	if err := n.start(); err != nil {
 		return err
 	}
-	if err := c.await(ctx, fmt.Sprintf("broker %d, wiped, is back in sync", n.id()), healPatience, c.topo.complete); err != nil {
+	return c.awaitBack(ctx, n)
+}
+
+// awaitBack returns when a broker is admitted again, and the cluster is whole:
+// the next fault must not hit a second disk while the first is being refilled.
+func (c *campaign) awaitBack(ctx context.Context, n *node) error {
+	if err := c.await(ctx, fmt.Sprintf("broker %d is back in sync", n.id()), healPatience, func() bool { return n.ready() && c.topo.complete() }); err != nil {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -173,7 +179,7 @@ func leave(ctx context.Context, c *campaign, rng *rand.Rand) error {
 	if err := n.start(); err != nil {
 		return err
 	}
-	return c.await(ctx, "every replica back in sync", healPatience, c.topo.complete)
+	return c.awaitBack(ctx, n)
 }
 
 // files lists the files of a broker whose name ends so, largest part of the
@@ -272,13 +278,13 @@ func flipCatalog(ctx context.Context, c *campaign, rng *rand.Rand) error {
 		return err
 	}
 	n.expectEnd()
-	back := c.await(ctx, "", 15*time.Second, func() bool { return !n.running() || c.topo.complete() })
+	back := c.await(ctx, "", 30*time.Second, func() bool { return !n.running() || n.ready() })
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
 	if n.running() && back == nil {
 		c.count("catalog damaged: the broker serves")
-		return c.awaitWrites(ctx)
+		return c.awaitBack(ctx, n)
 	}
 	c.count("catalog damaged: the broker refused, its disk was replaced")
 	n.kill()
@@ -288,8 +294,5 @@ func flipCatalog(ctx context.Context, c *campaign, rng *rand.Rand) error {
 	if err := n.start(); err != nil {
 		return err
 	}
-	if err := c.await(ctx, "the broker with a new disk is in sync", healPatience, c.topo.complete); err != nil {
-		c.anomaly("%v", err)
-	}
-	return c.awaitWrites(ctx)
+	return c.awaitBack(ctx, n)
 }

@@ -2,6 +2,7 @@ package faults
 
 import (
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -161,4 +162,15 @@ func (n *node) dumpStacks() {
 	case <-p.Done():
 	case <-time.After(5 * time.Second):
 	}
+}
+
+// ready reports whether the broker says that it is admitted and serves.
+func (n *node) ready() bool {
+	cl := http.Client{Timeout: time.Second}
+	resp, err := cl.Get("http://" + n.c.net.addr(n.ix, httpPort) + "/readyz")
+	if err != nil {
+		return false
+	}
+	_ = resp.Body.Close() // its status is all we want
+	return resp.StatusCode == http.StatusOK
 }
