@@ -116,11 +116,15 @@ func (p *repairer) mend(ctx context.Context, tp model.TopicPartition) bool {
 		return false // its topic is not known here yet, or it is none of ours
 	}
 	led := r.Status()
-	if !p.declare(ctx, l) {
+	told := l.Suspect()
+	if !p.declare(ctx, l, told) {
 		return false
 	}
 	damaged := l.Damaged()
 	if len(damaged) == 0 {
+		if told >= segment.Damaged {
+			return false // it became well meanwhile, as by a truncation: the controller does not know
+		}
 		p.b.host.Do(tp, func(_ *partition.Replica, eff *partition.Effects) { eff.Report = true })
 		return true
 	}
@@ -143,17 +147,17 @@ func (p *repairer) mend(ctx context.Context, tp model.TopicPartition) bool {
 	return false
 }
 
-// declare tells the controller what state the log is in, and waits until this
+// declare tells the controller that the log is in the given state, and waits until this
 // broker acted on what follows from it.
-func (p *repairer) declare(ctx context.Context, l *segment.Log) bool {
+func (p *repairer) declare(ctx context.Context, l *segment.Log, state segment.Suspicion) bool {
 	inc := p.b.host.Incarnation()
 	if inc == 0 {
 		return false
 	}
 	ctx, cancel := context.WithTimeout(ctx, control.DefaultSubmitTimeout)
 	defer cancel()
-	res, err := p.b.Submit(ctx, &control.ReportLogs{Broker: p.b.o.ID, Incarnation: inc, Logs: []control.LogReport{{
-		TP: l.TP(), Epoch: l.LastEpoch(), End: l.DurableEnd(), Suspect: l.Suspect(),
+	res, err := p.b.Submit(ctx, &control.ReportLogs{Broker: p.b.o.ID, Incarnation: inc, At: p.b.o.Clock.Elapsed(), Logs: []control.LogReport{{
+		TP: l.TP(), Epoch: l.LastEpoch(), End: l.DurableEnd(), Suspect: state,
 	}}})
 	if err == nil && res.Code != 0 {
 		err = fmt.Errorf("%w: %s", kerr.ErrorForCode(res.Code), res.Message)

@@ -28,6 +28,13 @@ func (r *recovery) recoverLog(f *found) error {
 	if len(l.segs) > 0 {
 		l.end = max(l.start, l.segs[0].base)
 	}
+	l.damaged = slices.DeleteFunc(l.damaged, func(d damage) bool { // deleted, and that was forgotten
+		gone := d.offsets.To <= l.start
+		if gone {
+			r.batch.Delete(d.key(l.tp))
+		}
+		return gone
+	})
 	for _, d := range l.damaged {
 		l.suspect = max(l.suspect, Damaged)
 		if d.missing {

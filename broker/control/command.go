@@ -1,6 +1,8 @@
 package control
 
 import (
+	"time"
+
 	"github.com/tailrace/tailrace/internal/model"
 	"github.com/tailrace/tailrace/isr"
 	"github.com/tailrace/tailrace/segment"
@@ -215,6 +217,7 @@ type LogReport struct {
 	Epoch   model.LeaderEpoch // of the last batch, NoEpoch if the log is empty
 	End     int64             // durable log end
 	Suspect segment.Suspicion
+	at      time.Duration // of the report
 }
 
 // ReportLogs tells the controller the state of a broker's logs. Reports are
@@ -223,8 +226,13 @@ type LogReport struct {
 type ReportLogs struct {
 	Broker      model.BrokerID
 	Incarnation model.Incarnation
-	Logs        []LogReport
-	Last        bool
+	// At is when the broker looked, on its own monotonic clock. Of one
+	// incarnation's reports about a log the latest counts, not the last to
+	// arrive: one that was sent twice, or overtaken, must not bring back damage
+	// that is repaired.
+	At   time.Duration
+	Logs []LogReport
+	Last bool
 }
 
 // BalanceLeaders returns up to Max leaderships to their preferred replicas.

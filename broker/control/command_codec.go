@@ -207,6 +207,7 @@ func (a *AllocateProducerIDs) code(c *coder) {
 func (r *ReportLogs) code(c *coder) {
 	c.broker(&r.Broker)
 	c.incarnation(&r.Incarnation)
+	c.i64((*int64)(&r.At))
 	codeSlice(c, &r.Logs, func(l *LogReport) {
 		c.tp(&l.TP)
 		c.i32(&l.Epoch)

@@ -142,7 +142,7 @@ func (d *decision) reportLogs(cmd *ReportLogs) error {
 	}
 	for _, l := range cmd.Logs {
 		p := d.img.Partition(l.TP)
-		if l.Suspect <= segment.TornTail || p == nil || len(p.ISR) < 2 || !slices.Contains(p.ISR, b.ID) {
+		if l.Suspect <= segment.TornTail || d.v.overtaken(cmd, l.TP) || p == nil || len(p.ISR) < 2 || !slices.Contains(p.ISR, b.ID) {
 			continue
 		}
 		x := newTransition(l.TP, p, minInsync(d.img, d.img.Topics[l.TP.Topic]))

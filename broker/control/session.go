@@ -159,10 +159,11 @@ func (s *Session) register(ctx context.Context) error {
 const reportChunk = 20_000
 
 func (s *Session) report(ctx context.Context) error {
+	at := s.o.Clock.Elapsed()
 	logs := s.o.Report()
 	for {
 		n := min(len(logs), reportChunk)
-		cmd := &ReportLogs{Broker: s.o.Register.Broker, Incarnation: s.Incarnation(), Logs: logs[:n], Last: n == len(logs)}
+		cmd := &ReportLogs{Broker: s.o.Register.Broker, Incarnation: s.Incarnation(), At: at, Logs: logs[:n], Last: n == len(logs)}
 		_, err := s.o.Node.Submit(ctx, cmd)
 		switch {
 		case ctx.Err() != nil || errors.Is(err, ErrStopped):

@@ -48,9 +48,18 @@ func (v *Volatile) Add(r *ReportLogs, now time.Duration) {
 		v.Reports[r.Broker] = br
 	}
 	for _, l := range r.Logs {
-		br.Logs[l.TP] = l
+		if old, ok := br.Logs[l.TP]; !ok || old.at <= r.At {
+			l.at = r.At
+			br.Logs[l.TP] = l
+		}
 	}
 	br.Complete = br.Complete || r.Last
+}
+
+// overtaken reports whether a later report about a log is known.
+func (v *Volatile) overtaken(r *ReportLogs, tp model.TopicPartition) bool {
+	br := v.Reports[r.Broker]
+	return br != nil && br.Incarnation == r.Incarnation && br.Logs[tp].at > r.At
 }
 
 // complete returns the report of the broker's current incarnation, if it is

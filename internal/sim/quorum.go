@@ -57,8 +57,15 @@ func (n *node) receive(from uint64, data []byte) {
 // heard of its leader for the timeout forgets it, and campaigns a little later.
 func (n *node) campaign() {
 	st := n.core.Status()
-	if !n.votes() || st.Leader == n.raftID() {
+	if st.Leader == n.raftID() {
 		n.heard = n.w.now
+		return
+	}
+	silent := n.w.now - n.heard
+	if silent > electionTimeout && st.Leader != 0 {
+		n.core.ForgetLeader() // also where it does not know yet that it votes
+	}
+	if !n.votes() {
 		return
 	}
 	if n.patience == 0 {
@@ -66,10 +73,6 @@ func (n *node) campaign() {
 		if st.Term <= 1 {
 			n.patience /= 4
 		}
-	}
-	silent := n.w.now - n.heard
-	if silent > electionTimeout && st.Leader != 0 {
-		n.core.ForgetLeader()
 	}
 	if silent > n.patience {
 		n.core.ForgetLeader()
@@ -272,7 +275,7 @@ func (s *session) catchUp(index uint64) {
 
 func (s *session) report(then func()) {
 	inc := s.inc
-	s.n.submit(&control.ReportLogs{Broker: s.n.id, Incarnation: inc, Logs: s.n.host.Reports(), Last: true}, func(_ control.Result, err error) {
+	s.n.submit(&control.ReportLogs{Broker: s.n.id, Incarnation: inc, At: s.n.Elapsed(), Logs: s.n.host.Reports(), Last: true}, func(_ control.Result, err error) {
 		switch {
 		case s.inc != inc:
 		case err != nil:

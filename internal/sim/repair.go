@@ -31,14 +31,15 @@ func (n *node) care() {
 			continue
 		}
 		x.sore = true
-		n.declare(l, func() { n.mend(x, l) })
+		told := l.Suspect()
+		n.declare(l, told, func() { n.mend(x, l, told) })
 	}
 }
 
 // declare tells the controller what state a log is in.
-func (n *node) declare(l *segment.Log, then func()) {
-	cmd := &control.ReportLogs{Broker: n.id, Incarnation: n.sess.inc, Logs: []control.LogReport{{
-		TP: l.TP(), Epoch: l.LastEpoch(), End: l.DurableEnd(), Suspect: l.Suspect()}}}
+func (n *node) declare(l *segment.Log, state segment.Suspicion, then func()) {
+	cmd := &control.ReportLogs{Broker: n.id, Incarnation: n.sess.inc, At: n.Elapsed(), Logs: []control.LogReport{{
+		TP: l.TP(), Epoch: l.LastEpoch(), End: l.DurableEnd(), Suspect: state}}}
 	n.submit(cmd, func(r control.Result, err error) {
 		if err == nil && r.Code == 0 {
 			then()
@@ -46,9 +47,12 @@ func (n *node) declare(l *segment.Log, then func()) {
 	})
 }
 
-func (n *node) mend(x *watched, l *segment.Log) {
+func (n *node) mend(x *watched, l *segment.Log, told segment.Suspicion) {
 	damaged := l.Damaged()
 	if len(damaged) == 0 {
+		if told >= segment.Damaged {
+			return // it became well meanwhile: the controller does not know
+		}
 		x.sore = false
 		n.w.trace.note("%d: %d is mended", n.id, x.p.tp.Partition)
 		n.host.Do(x.p.tp, func(_ *partition.Replica, eff *partition.Effects) { eff.Report = true })
