@@ -267,7 +267,13 @@ func (c *campaign) victimOf(rel string) uint64 { return c.rand("flip "+rel).Uint
 func flipCatalog(ctx context.Context, c *campaign, rng *rand.Rand) error {
 	n := c.pick(rng)
 	n.kill()
-	paths := n.files("catalog", "")
+	paths := slices.DeleteFunc(n.files("catalog", ""), func(path string) bool {
+		st, err := os.Stat(path)
+		return err != nil || st.Size() == 0
+	})
+	if len(paths) == 0 {
+		return n.start()
+	}
 	path := paths[rng.IntN(len(paths))]
 	c.logf("bits flipped in %s of broker %d", filepath.Base(path), n.id())
 	if err := flipBits(path, rng, 3, c.logf); err != nil {
