@@ -27,7 +27,7 @@ type topology struct {
 	places map[tp]place
 	live   map[int32]bool
 	first  map[tp]int32 // leader epoch when first seen
-	moves  struct{ shrinks, expands, leaderless, fences int }
+	moves  struct{ shrinks, expands, leaderless int }
 	last   map[tp]place // of the broker that is asked, for counting
 	wake   chan struct{}
 }
@@ -117,11 +117,6 @@ func (t *topology) learn(m *kmsg.MetadataResponse) {
 	live := map[int32]bool{}
 	for _, b := range m.Brokers {
 		live[b.NodeID] = true
-	}
-	for id := range t.live {
-		if !live[id] {
-			t.moves.fences++
-		}
 	}
 	t.live = live
 }
