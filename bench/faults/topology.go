@@ -28,7 +28,6 @@ type topology struct {
 	live   map[int32]bool
 	first  map[tp]int32 // leader epoch when first seen
 	moves  struct{ shrinks, expands, leaderless int }
-	last   map[tp]place // of the broker that is asked, for counting
 	wake   chan struct{}
 }
 
