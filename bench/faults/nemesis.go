@@ -16,6 +16,7 @@ type nemesis struct {
 	brokers int // at least so many
 	disk    diskKind
 	args    []string                 // more flags of the brokers
+	reread  bool                     // readers start over when a broker does
 	needs   func(c *campaign) string // why it cannot run here, "" if it can
 	round   func(ctx context.Context, c *campaign, rng *rand.Rand) error
 }
@@ -49,13 +50,14 @@ func init() {
 		"oneway":      {about: "one direction of some links cut", needs: needsNamespaces, round: cutRound(shapeOneWay)},
 		"powercut":    {about: "power cut of all brokers at one instant: what was not synced is lost", disk: crashDisk, needs: needsFuse, round: powerCut(false)},
 		"torn":        {about: "as powercut, but a random part of what was not synced survives, sectors torn", disk: crashDisk, needs: needsFuse, round: powerCut(true)},
+		"cutwipe":     {about: "power cut of all brokers with slow disks, and one of them comes back with an empty disk", disk: crashDisk, needs: needsFuse, round: cutWipe},
 		"killcut":     {about: "kill -9 of all, and a power cut soon after they are back", disk: crashDisk, needs: needsFuse, round: killCut},
 		"fsync":       {about: "fsync fails with EIO on one broker: it must stop, and nothing be lost", disk: crashDisk, needs: needsFuse, round: failSync},
 		"slowdisk":    {about: "fsync takes up to 2 s longer on one broker", disk: crashDisk, needs: needsFuse, round: slowSync},
 		"diskfull":    {about: "the disks of one, two or all brokers fill up, and get room again", disk: smallDisk, needs: needsRoot, round: diskFull},
 		"wipe":        {about: "a broker comes back under its id with an empty disk", round: wipe},
 		"leave":       {about: "graceful stops and returns, one broker after the other", round: leave},
-		"flip":        {about: "bit flips in sealed segments of one replica of each partition while its broker is down", args: []string{"--scrub-period", "1s"}, round: flip},
+		"flip":        {about: "bit flips in sealed segments of one replica of each partition while its broker is down", args: []string{"--scrub-period", "1s"}, reread: true, round: flip},
 		"flipcatalog": {about: "bit flips in the catalog of one broker while it is down", round: flipCatalog},
 		"pausekill":   {about: "pause one, kill another, resume the paused one first", brokers: 3, round: pauseKill},
 	} {

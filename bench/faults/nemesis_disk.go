@@ -40,24 +40,9 @@ func powerCut(torn bool) func(context.Context, *campaign, *rand.Rand) error {
 		if torn {
 			keep = rng
 		}
-		for _, n := range c.nodes {
-			n.expectEnd() // they see a dead disk before they die
-		}
-		crashfs.PowerCutAll(keep, c.disks.crash...)
-		for _, n := range c.nodes {
-			n.signal(syscall.SIGKILL)
-		}
-		for _, n := range c.nodes {
-			n.kill()
-		}
-		c.count("power cut of all brokers")
-		if err := c.disks.remount(); err != nil {
+		c.cutPower(keep)
+		if err := c.restore(rng); err != nil {
 			return err
-		}
-		for _, i := range rng.Perm(len(c.nodes)) {
-			if err := c.nodes[i].start(); err != nil {
-				return err
-			}
 		}
 		if err := c.awaitWrites(ctx); err != nil {
 			return err
@@ -65,6 +50,34 @@ func powerCut(torn bool) func(context.Context, *campaign, *rand.Rand) error {
 		pause(ctx, between(rng, 0, 500*time.Millisecond))
 		return ctx.Err()
 	}
+}
+
+// cutPower kills every process on a disk that is dead by then.
+func (c *campaign) cutPower(keep *rand.Rand) {
+	for _, n := range c.nodes {
+		n.expectEnd() // they see a dead disk before they die
+	}
+	crashfs.PowerCutAll(keep, c.disks.crash...)
+	for _, n := range c.nodes {
+		n.signal(syscall.SIGKILL)
+	}
+	for _, n := range c.nodes {
+		n.kill()
+	}
+	c.count("power cut of all brokers")
+}
+
+// restore gives the disks back and starts all brokers, in random order.
+func (c *campaign) restore(rng *rand.Rand) error {
+	if err := c.disks.remount(); err != nil {
+		return err
+	}
+	for _, i := range rng.Perm(len(c.nodes)) {
+		if err := c.nodes[i].start(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // killCut kills all processes, so that recovery finds their unsynced bytes, and
@@ -76,6 +89,25 @@ func killCut(ctx context.Context, c *campaign, rng *rand.Rand) error {
 	}
 	pause(ctx, between(rng, 0, 300*time.Millisecond))
 	return powerCut(false)(ctx, c, rng)
+}
+
+// cutWipe cuts the power of all, and one machine does not survive it: every
+// member of an in-sync set must hold what was acknowledged, not just one. Slow
+// disks widen the time between writing and having written.
+func cutWipe(ctx context.Context, c *campaign, rng *rand.Rand) error {
+	for _, f := range c.disks.crash {
+		f.SetFaults(crashfs.Faults{SyncDelay: 30 * time.Millisecond})
+	}
+	pause(ctx, between(rng, 500*time.Millisecond, 1500*time.Millisecond))
+	n := c.victim(rng)
+	c.logf("power cut; broker %d does not survive it", n.id())
+	c.cutPower(nil)
+	c.disks.crash[n.ix] = crashfs.New(crashDiskBytes)
+	c.count("disk lost in a power cut")
+	if err := c.restore(rng); err != nil {
+		return err
+	}
+	return c.awaitBack(ctx, n)
 }
 
 // failSync lets every fsync of one broker fail until the process has ended,

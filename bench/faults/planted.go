@@ -21,10 +21,10 @@ type Planted struct {
 // PlantedBugs lists the bugs that campaigns on processes must find. Those whose
 // scenario needs a message held back or reordered are the simulator's.
 var PlantedBugs = []Planted{
-	{"nofsync", "powercut", "segment files are not synced"},
+	{"nofsync", "cutwipe", "segment files are not synced"},
 	{"nodirsync", "powercut", "directories are not synced"},
-	{"ackbeforefsync", "powercut", "the leader acknowledges before its own sync"},
-	{"pagecacheend", "powercut", "a follower reports what it has written, not what is durable"},
+	{"ackbeforefsync", "cutwipe", "the leader acknowledges before its own sync"},
+	{"pagecacheend", "cutwipe", "a follower reports what it has written, not what is durable"},
 	{"trusttail", "killcut", "a recovered tail in the page cache counts as durable"},
 	{"hwtruncate", "killall", "a follower truncates to its high watermark"},
 	{"nochecksum", "flip", "blocks are served without a look at their checksums"},
