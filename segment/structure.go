@@ -59,12 +59,13 @@ func (l *Log) Truncate(end int64) error {
 
 // cut is the place where a log is truncated.
 type cut struct {
-	end  int64
-	keep int      // segments that stay
-	last progress // state of the last of them, sealed at the cut
-	from int64    // position of its first block that changes
-	trim bool     // the last one changes at all
-	well *damage  // reported of the block that is cut, and not so
+	end    int64
+	keep   int      // segments that stay
+	last   progress // state of the last of them, sealed at the cut
+	from   int64    // position of its first block that changes
+	trim   bool     // the last one changes at all
+	marked bool     // a mark of everything up to the old end goes with the cut
+	well   *damage  // reported of the block that is cut, and not so
 }
 
 // findCut locates the last batch boundary at or below end and computes the
@@ -98,7 +99,10 @@ func (l *Log) findCut(end int64) (cut, error) {
 		if p, err = l.rescan(&v, pc, below); err == nil {
 			c.well = &damage{ordinal: seg.ordinal, pos: pc.pos}
 		} else if errors.Is(err, ErrDamaged) {
-			p, err = l.cutDamaged(&v, pc, end), nil
+			// Recovery must not look for batches in bytes that it keeps but
+			// that are no part of the log: the mark covers them.
+			p, c.marked = l.cutDamaged(&v, pc, end), true
+			err = l.s.syncSegments(l.unsynced(nil))
 		}
 	}
 	if err != nil {
@@ -196,6 +200,10 @@ func (l *Log) commitCut(b *KVBatch, c cut) (tombs []tombstone) {
 	for _, seg := range l.segs[c.keep:] {
 		tombs = append(tombs, l.s.tombstone(b, seg))
 		l.dropSegment(b, seg)
+	}
+	if c.marked {
+		m := l.markHere()
+		b.Set(logKey(l.tp, kindMark), m.encode())
 	}
 	if c.trim {
 		seg := l.segs[c.keep-1]

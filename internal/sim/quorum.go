@@ -177,7 +177,15 @@ func (n *node) submit(cmd control.Command, cb func(control.Result, error)) {
 	case *control.CreateTopics, *control.DeleteTopics, *control.AlterConfigs, *control.AlterPartitions, *control.ElectLeaders:
 		repeat = false
 	}
+	_, registers := cmd.(*control.RegisterBroker)
+	gen := n.gen
 	n.toController(3*time.Second, repeat, func(c *control.Core, done func(answer)) {
+		if registers && (n.gen != gen || n.sess.inc != 0) {
+			// A registration that arrives after a later one of its process
+			// looks like a restored copy of the disk. Connections end with
+			// their process and keep their order, so this one is lost.
+			return
+		}
 		cmd, err := control.DecodeCommand(raw)
 		if err != nil {
 			done(answer{err: err})
