@@ -4,12 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-	"syscall"
 
 	"github.com/tailrace/tailrace/internal/batch"
 	"github.com/tailrace/tailrace/internal/bugs"
 	"github.com/tailrace/tailrace/internal/model"
 	"github.com/tailrace/tailrace/isr"
+	"github.com/tailrace/tailrace/segment"
 )
 
 const (
@@ -198,7 +198,7 @@ func (r *Replica) writeGroup(eff *Effects) {
 // diskFull reports whether a write failed for lack of room: the log is as it was
 // before it, and takes appends again when there is room.
 func diskFull(err error) bool {
-	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
+	return segment.NoSpace(err)
 }
 
 // refuse ends a group of which only what lies below end had room. The rest, and
