@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -83,6 +84,31 @@ func (a *Admin) metadata(ctx context.Context, names ...string) (*kmsg.MetadataRe
 		req.Topics = append(req.Topics, t)
 	}
 	return askAny(ctx, a.client.core, req)
+}
+
+// controllerPoll is how often WaitController asks again.
+const controllerPoll = 100 * time.Millisecond
+
+// WaitController returns when some broker is in contact with the metadata
+// quorum, so that what the cluster says of itself is not the memory of a broker
+// that is cut off. It fails with ErrUnavailable when ctx ends before.
+func (a *Admin) WaitController(ctx context.Context) error {
+	req := kmsg.NewPtrMetadataRequest()
+	req.Topics = []kmsg.MetadataRequestTopic{}
+	for {
+		resp, err := askAny(ctx, a.client.core, req)
+		if err != nil {
+			return a.client.explain("controller", err)
+		}
+		if resp.ControllerID >= 0 {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%w: no controller: a majority of the brokers that carry the metadata must be up", ErrUnavailable)
+		case <-time.After(controllerPoll):
+		}
+	}
 }
 
 // brokers returns the ids of the live brokers, in order.

@@ -7,18 +7,20 @@ import (
 	"slices"
 	"time"
 
-	"github.com/tailrace/tailrace/broker/control"
-	"github.com/tailrace/tailrace/internal/model"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/tailrace/tailrace/broker/control"
+	"github.com/tailrace/tailrace/internal/model"
 )
 
 // Metadata (3, versions 0-13).
 //
 //   - Topics: null asks for all (an empty list does in version 0), an empty
 //     list for none; by id from version 10.
-//   - The controller is always the answering broker, since every broker
-//     forwards administrative requests.
+//   - The controller is the answering broker, since every broker forwards
+//     administrative requests, or -1 while it has no contact with the metadata
+//     quorum: then nobody can be told to ask it.
 //   - Only brokers with an address on the client's listener are listed.
 //   - Creation of missing topics needs auto.create.topics.enable, and the
 //     client's consent from version 4. The answer is then
@@ -66,10 +68,19 @@ func topicsToCreate(c *call, req *kmsg.MetadataRequest) []string {
 	return names
 }
 
+// controller is who takes administrative requests: this broker, as it forwards
+// them, or nobody (-1) while it is cut off from the metadata quorum.
+func (s *Server) controller() int32 {
+	if !s.b.LeaseValid() {
+		return int32(model.NoBroker)
+	}
+	return int32(s.b.Self())
+}
+
 func answerMetadata(c *call, req *kmsg.MetadataRequest, created bool) {
 	img := c.s.b.Image()
 	clusterID := img.ClusterID
-	resp := &kmsg.MetadataResponse{ClusterID: &clusterID, ControllerID: int32(c.s.b.Self()), AuthorizedOperations: math.MinInt32}
+	resp := &kmsg.MetadataResponse{ClusterID: &clusterID, ControllerID: c.s.controller(), AuthorizedOperations: math.MinInt32}
 	resp.Brokers = metadataBrokers(c, img)
 	if req.IncludeClusterAuthorizedOperations {
 		resp.AuthorizedOperations = c.operations(ResourceCluster, clusterName)

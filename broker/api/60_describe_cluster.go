@@ -16,7 +16,7 @@ func describeCluster(c *call) {
 	}
 	img := c.s.b.Image()
 	resp := &kmsg.DescribeClusterResponse{ClusterID: img.ClusterID, EndpointType: req.EndpointType,
-		ControllerID: int32(c.s.b.Self()), ClusterAuthorizedOperations: math.MinInt32}
+		ControllerID: c.s.controller(), ClusterAuthorizedOperations: math.MinInt32}
 	if req.EndpointType != brokerEndpoints {
 		resp.ErrorCode, resp.ControllerID = kerr.UnsupportedEndpointType.Code, -1
 		resp.ErrorMessage = message("only brokers (endpoint type 1) can be described")

@@ -229,5 +229,8 @@ func (a *app) withAdmin(ctx context.Context, f func(context.Context, *client.Adm
 	defer cl.Close()
 	ctx, cancel := context.WithTimeout(ctx, a.timeout)
 	defer cancel()
+	if err := cl.Admin().WaitController(ctx); err != nil {
+		return err
+	}
 	return f(ctx, cl.Admin())
 }

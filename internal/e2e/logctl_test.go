@@ -488,7 +488,14 @@ func TestLogctlWithoutQuorum(t *testing.T) {
 	c.nodes[2].kill()
 	s := newShell(t, c)
 	s.args = []string{"-b", strings.Join(c.bootstrap(), ",")} // with the usual timeout
-	for _, line := range []string{"topic create another --partitions 1", "topic delete lonely", "topic alter lonely --config retention.ms=1000000", "produce lonely", "consume lonely", "config set topic lonely retention.ms=1000000"} {
+	eventually(t, "the last broker knows that it is alone", func(context.Context) error {
+		if _, _, code := s.try("", "cluster", "status"); code != 4 {
+			return fmt.Errorf("exit %d", code)
+		}
+		return nil
+	})
+	s.args = append(s.args, "--timeout", "1500ms") // the usual one was tried above
+	for _, line := range everyCommand("lonely") {
 		begin := time.Now()
 		s.fails(4, "x\n", strings.Fields(line)...)
 		if took := time.Since(begin); took > quick {
