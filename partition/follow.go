@@ -156,15 +156,25 @@ func (r *Replica) adopt(f *Fetched, eff *Effects) error {
 // advanceStart moves the log start, after saving the producer state that the
 // batches below it make up. mu and the token are held.
 func (r *Replica) advanceStart(start int64, eff *Effects) error {
-	idempotent, wall := len(r.producers.byID) > 0 && !r.partial, r.clock.Now().UnixMilli()
-	return r.locked(func() error {
-		if idempotent {
+	partial, wall := r.partial, r.clock.Now().UnixMilli()
+	idempotent := len(r.producers.byID) > 0
+	var ps producers
+	err := r.locked(func() error {
+		if idempotent && !partial {
 			if err := keepProducers(r.log, start, wall); err != nil {
 				return err
 			}
 		}
-		return r.log.AdvanceStart(start)
+		err := r.log.AdvanceStart(start)
+		if err == nil && partial { // the damage may have gone with what was deleted
+			ps, err = loadProducers(r.log, wall)
+		}
+		return err
 	}, eff)
+	if err == nil && partial {
+		r.producers, r.candidate, r.partial = ps, nil, r.log.Suspect() >= segment.Damaged
+	}
+	return err
 }
 
 // locked runs log work with mu released; the token keeps others out. An error

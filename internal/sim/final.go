@@ -123,6 +123,12 @@ func (w *world) unwholePart(p *part) string {
 			return fmt.Sprintf("broker %d ends at %d, high watermark %d, durable end %d (known %d), committed are %d", id, end, hw, x.log.DurableEnd(), x.r.Status().DurableEnd, p.end)
 		}
 	}
+	for _, id := range m.Replicas { // decay that nobody has read yet is found now, and mended
+		x := w.nodes[id-1].watch(p.tp)
+		if _, err := readRange(x.log, x.log.Start(), x.log.End()); err != nil {
+			return fmt.Sprintf("broker %d: %v", id, err)
+		}
+	}
 	return ""
 }
 
@@ -159,7 +165,7 @@ func (w *world) readBack(n *node, p *part) {
 	for pos < p.end {
 		res := n.host.Read(r, partition.ReadRequest{Offset: pos, MaxBytes: 1 << 20, MinOne: true, CurrentEpoch: -1, LastFetchedEpoch: -1, Follower: -1, Now: n.Elapsed()})
 		if res.Err != 0 || res.Range == nil {
-			w.violate(invReadable, "%s: broker %d answers %d at offset %d of %d (preferred %d)", p.name, n.id, res.Err, pos, p.end, res.PreferredReplica)
+			w.violate(invReadable, "%s: broker %d answers %d at offset %d of %d (preferred %d): %+v", p.name, n.id, res.Err, pos, p.end, res.PreferredReplica, r.Status())
 			return
 		}
 		raw, err := res.Range.AppendTo(nil)
