@@ -20,9 +20,9 @@ type Planted struct {
 
 // PlantedBugs lists the bugs that campaigns on processes must find. Those whose
 // scenario needs a message held back or reordered are the simulator's, and
-// skipped syncs of files that the journal covers for a while are the crash
-// sweep's.
+// skipped syncs of directories are the crash sweep's.
 var PlantedBugs = []Planted{
+	{"nofsync", "cutwipe", "segment files are not synced"},
 	{"ackbeforefsync", "cutwipe", "the leader acknowledges before its own sync"},
 	{"pagecacheend", "cutwipe", "a follower reports what it has written, not what is durable"},
 	{"trusttail", "killcut", "a recovered tail in the page cache counts as durable"},
