@@ -33,7 +33,8 @@ func faultsCommand() *cobra.Command {
 			return nil
 		},
 	}
-	f := cmd.Flags()
+	cmd.AddCommand(plantedCommand(&o))
+	f := cmd.PersistentFlags()
 	f.Uint64Var(&o.Seed, "seed", 0, "seed of the schedule; 0: from the clock")
 	f.DurationVar(&o.Duration, "duration", 30*time.Second, "how long faults are done, where --rounds does not say")
 	f.IntVar(&o.Rounds, "rounds", 0, "number of faults")
@@ -50,5 +51,21 @@ func faultsCommand() *cobra.Command {
 	f.BoolVar(&o.Keep, "keep", false, "keep the working directory of a valid run too")
 	f.StringVar(&o.LogLevel, "log-level", "info", "what the brokers log")
 	f.DurationVar(&o.Recovery, "recovery", 30*time.Second, "how soon everything must work after the last fault")
+	return cmd
+}
+
+// plantedCommand shows that the campaigns can fail.
+func plantedCommand(o *faults.Options) *cobra.Command {
+	var bug string
+	cmd := &cobra.Command{
+		Use:   "planted",
+		Short: "build the broker with a planted bug and run the campaign that must find it; fails if it does not",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			o.Out = cmd.ErrOrStderr()
+			return faults.RunPlanted(cmd.Context(), *o, bug, cmd.OutOrStdout())
+		},
+	}
+	cmd.Flags().StringVar(&bug, "bug", "", "only this one")
 	return cmd
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/tailrace/tailrace/internal/bugs"
 	"github.com/tailrace/tailrace/internal/model"
 	"github.com/tailrace/tailrace/isr"
+	"github.com/tailrace/tailrace/segment"
 )
 
 const (
@@ -179,9 +180,12 @@ func (r *Replica) writeGroup(eff *Effects) {
 	if err == nil {
 		err = r.failed // by another path, meanwhile
 	}
-	if err == nil {
+	switch {
+	case err == nil:
 		r.advance(end, bytes, eff)
-	} else {
+	case diskFull(err) && r.failed == nil:
+		r.refuse(end, bytes, eff)
+	default:
 		r.fail(err, eff)
 		for i := range r.group {
 			r.group[i].fail(codeStorageError, eff)
@@ -189,6 +193,33 @@ func (r *Replica) writeGroup(eff *Effects) {
 	}
 	clear(r.group)
 	r.group = r.group[:0]
+}
+
+// diskFull reports whether a write failed for lack of room: the log is as it was
+// before it, and takes appends again when there is room.
+func diskFull(err error) bool {
+	return segment.NoSpace(err)
+}
+
+// refuse ends a group of which only what lies below end had room. The rest, and
+// all that is queued behind it at offsets that will not be reached now, fails;
+// the replica stays. mu is held.
+func (r *Replica) refuse(end int64, bytes int, eff *Effects) {
+	group := r.group
+	n := 0
+	for n < len(group) && group[n].next <= end {
+		n++
+	}
+	r.group = group[:n]
+	r.advance(end, bytes, eff)
+	r.group = group
+	for _, rest := range [2][]entry{group[n:], r.queue} {
+		for i := range rest {
+			rest[i].fail(codeStorageError, eff)
+		}
+	}
+	clear(r.queue)
+	r.queue, r.next = r.queue[:0], end
 }
 
 // advance moves log end and producer state after a write. mu is held.

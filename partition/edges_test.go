@@ -2,6 +2,8 @@ package partition
 
 import (
 	"errors"
+	"fmt"
+	"syscall"
 	"testing"
 	"time"
 
@@ -166,4 +168,49 @@ func TestFlushBetweenWrites(t *testing.T) {
 	if !eff.Dirty || eff.Flush == nil {
 		t.Error("the last write's effects are the call's")
 	}
+}
+
+// A follower without room keeps its log and goes on when there is room: a full
+// disk is no storage error, and nobody restarts a broker to clear it.
+func TestFollowerOnFullDiskGoesOn(t *testing.T) {
+	c := newCluster(t, 3)
+	f := c.node(3)
+	c.node(1).plain(1)
+	f.log.appendErr = fmt.Errorf("write: %w", syscall.ENOSPC)
+	if err := f.fetch(); !errors.Is(err, ErrDiskFull) {
+		t.Fatalf("fetch on a full disk: %v", err)
+	}
+	if f.eff.Failed != nil || !f.r.FetchState().Following || f.log.End() != 0 {
+		t.Fatalf("offline: %v, log end %d", f.eff.Failed, f.log.End())
+	}
+	f.log.appendErr = nil
+	if err := f.fetch(); err != nil {
+		t.Fatal(err)
+	}
+	c.wantNum("end", f.log.End(), 1)
+}
+
+// A leader without room fails what it could not write and what queued behind
+// it, and takes the next append at the offset that it did not use.
+func TestLeaderOnFullDiskGoesOn(t *testing.T) {
+	c := newCluster(t, 1)
+	l := c.node(1)
+	l.plain(1)
+	var second *answer
+	l.log.appendErr = fmt.Errorf("write: %w", syscall.ENOSPC)
+	l.log.onAppend = func() {
+		if second == nil {
+			second = &answer{}
+			second = l.sequenced(7, 0, 0, 1) // queues behind the write that is about to fail
+		}
+	}
+	c.want("the write", l.plain(1), "error 56")
+	c.want("what queued behind it", second, "error 56")
+	if l.eff.Failed != nil || l.log.End() != 1 {
+		t.Fatalf("offline: %v, log end %d", l.eff.Failed, l.log.End())
+	}
+	l.log.appendErr, l.log.onAppend = nil, nil
+	again := l.sequenced(7, 0, 0, 1)
+	l.sync()
+	c.want("the retry", again, "ok at 1")
 }

@@ -38,6 +38,9 @@ var (
 	// ErrBelowHighWatermark: the leader's answer would cut committed records
 	// (I19). The replica stopped and stays offline until it is looked at.
 	ErrBelowHighWatermark = errors.New("partition: truncation below the high watermark refused")
+	// ErrDiskFull: there was no room for what the leader sent. Nothing was
+	// appended, and the replica goes on when there is.
+	ErrDiskFull = errors.New("partition: no space left for fetched records")
 	// ErrFailed: the log failed earlier; the replica is offline.
 	ErrFailed = errors.New("partition: replica is offline after a storage error")
 )

@@ -99,6 +99,9 @@ func (r *Replica) appendFetched(whole []byte, end int64, eff *Effects) error {
 	if err == nil {
 		err = r.failed
 	}
+	if diskFull(err) {
+		return fmt.Errorf("%w: %w", ErrDiskFull, err) // the log is as before, and takes appends again
+	}
 	if err != nil {
 		r.fail(err, eff)
 		return err

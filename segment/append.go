@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
-	"syscall"
 
 	"github.com/tailrace/tailrace/internal/batch"
 	"github.com/tailrace/tailrace/internal/model"
@@ -159,7 +158,7 @@ func (l *Log) writeOut(seg *segment, data []byte) error {
 	drop := seg.unpin(nil)
 	l.mu.Unlock()
 	l.s.files.releaseAll(drop)
-	if !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, syscall.EDQUOT) {
+	if !NoSpace(err) {
 		l.s.fail(err)
 	}
 	return err

@@ -153,7 +153,15 @@ func (s *Store) openCatalog() error {
 		OnFatal: s.fail,
 		OnLog:   func(msg string) { s.event(Event{Kind: EventCatalog, Err: errors.New(msg)}) },
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	// Pebble opens a catalog whose creation was cut short, but does not sync
+	// the entries that survived by luck: the next cut could take them.
+	if err := s.fs.SyncDir(path.Join(s.dir, catalogDir)); err != nil {
+		return errors.Join(fmt.Errorf("sync the catalog's directory: %w", err), s.catalog.Close())
+	}
+	return nil
 }
 
 // fail poisons the directory: nothing is acknowledged from here on. Only a

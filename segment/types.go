@@ -2,6 +2,7 @@ package segment
 
 import (
 	"errors"
+	"syscall"
 
 	"github.com/tailrace/tailrace/internal/model"
 )
@@ -22,6 +23,13 @@ var (
 	// ErrNotFound is returned by a Catalog or KV for a missing key.
 	ErrNotFound = errors.New("segment: not found")
 )
+
+// NoSpace reports whether err says that the file system, or the owner's share
+// of it, is full. Such a write failed whole or in part but nothing is broken:
+// it may be tried again when there is room.
+func NoSpace(err error) bool {
+	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
+}
 
 // LogConfig is the part of a topic's configuration that its log obeys. Zero
 // or negative limits mean "no limit".

@@ -92,7 +92,7 @@ func (o Options) withDefaults() Options {
 func (o Options) reserve() int64 { return 24 << 20 }
 
 // longestFault bounds a single fault, for patience of clients.
-func (o Options) longestFault() time.Duration { return 60 * time.Second }
+func (o Options) longestFault() time.Duration { return 30 * time.Second }
 
 // Result is what a campaign found.
 type Result struct {
@@ -442,7 +442,9 @@ func (c *campaign) faults(ctx context.Context, nem nemesis) error {
 		}
 		if err := c.surprises(); err != nil {
 			c.anomaly("%v", err)
-			break
+		}
+		if c.found() {
+			break // what comes next only blurs it
 		}
 		pause(ctx, c.quiet(rng))
 	}

@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"strings"
 
+	"github.com/tailrace/tailrace/bench/faults/crashfs"
 	"golang.org/x/sys/unix"
 )
 
@@ -55,9 +56,11 @@ func sweepDirs() error {
 
 // disks are the brokers' disks.
 type disks struct {
-	base string
-	kind diskKind
-	dirs []string
+	base   string
+	kind   diskKind
+	dirs   []string
+	crash  []*crashfs.FS    // one for each broker, if that is the kind
+	mounts []*crashfs.Mount // of crash
 }
 
 func newDisks(base string, n int, kind diskKind) (*disks, error) {
@@ -73,15 +76,90 @@ func newDisks(base string, n int, kind diskKind) (*disks, error) {
 			}
 		}
 		d.dirs = append(d.dirs, dir)
+		if kind == crashDisk {
+			f := crashfs.New(crashDiskBytes)
+			m, err := f.Mount(dir)
+			if err != nil {
+				return d, err
+			}
+			d.crash, d.mounts = append(d.crash, f), append(d.mounts, m)
+		}
 	}
 	return d, nil
+}
+
+// crashDiskBytes is what a disk that can lose power says its size is.
+const crashDiskBytes = 64 << 30
+
+// remount gives the brokers their disks back after a power cut. Their
+// processes are gone.
+func (d *disks) remount() error {
+	var errs []error
+	for i, m := range d.mounts {
+		if err := m.Unmount(); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		var err error
+		if d.mounts[i], err = d.crash[i].Mount(d.dirs[i]); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// stats sums over the disks.
+func (d *disks) stats() map[string]int {
+	out := map[string]int{}
+	for _, f := range d.crash {
+		s := f.Stats()
+		out["disk: syncs of files"] += int(s.Syncs)
+		out["disk: syncs of directories"] += int(s.DirSyncs)
+		out["disk: syncs made to fail"] += int(s.Failed)
+		out["power cut: files with unsynced data"] += int(s.LostFiles)
+		out["power cut: unsynced 4 KiB pages lost"] += int(s.LostPages)
+		out["power cut: unsynced 4 KiB pages kept or torn"] += int(s.KeptPages)
+		out["power cut: directory changes lost"] += int(s.LostNames)
+	}
+	return out
 }
 
 // dir is the disk of a broker.
 func (d *disks) dir(i int) string { return d.dirs[i] }
 
 // heal ends the faults of the disks.
-func (d *disks) heal() error { return nil }
+func (d *disks) heal() error {
+	for _, f := range d.crash {
+		f.SetFaults(crashfs.Faults{})
+	}
+	var errs []error
+	for _, dir := range d.dirs {
+		if err := os.Remove(filepath.Join(dir, ballast)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// ballast is a file that takes a disk's space away.
+const ballast = "ballast"
+
+// fill leaves about so many bytes free on a disk.
+func (d *disks) fill(i int, leave int64) error {
+	var st unix.Statfs_t
+	if err := unix.Statfs(d.dirs[i], &st); err != nil {
+		return err
+	}
+	n := int64(st.Bavail)*st.Bsize - leave
+	if n <= 0 {
+		return nil
+	}
+	f, err := os.OpenFile(filepath.Join(d.dirs[i], ballast), os.O_CREATE|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	return errors.Join(unix.Fallocate(int(f.Fd()), 0, 0, n), f.Close())
+}
 
 // close unmounts the disks; keep saves what is on them first.
 func (d *disks) close(keep bool) error {
@@ -93,7 +171,9 @@ func (d *disks) close(keep bool) error {
 		if keep {
 			errs = append(errs, os.CopyFS(dir+"-kept", os.DirFS(dir)))
 		}
-		errs = append(errs, unix.Unmount(dir, unix.MNT_DETACH))
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) { // EINVAL: it never was mounted
+			errs = append(errs, fmt.Errorf("unmount %s: %w", dir, err))
+		}
 	}
 	return errors.Join(errs...)
 }

@@ -2,6 +2,7 @@ package faults
 
 import (
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -40,9 +41,9 @@ func (n *node) args() []string {
 		join = append(join, n.c.net.addr(i, gossipPort))
 	}
 	args := []string{"run", "--id", fmt.Sprint(n.id()), "--dir", n.dir, "--kafka", a(kafkaPort), "--internal", a(internalPort),
-		"--gossip", a(gossipPort), "--http", a(httpPort), "--join", strings.Join(join, ","), "--bootstrap-expect", fmt.Sprint(min(n.c.o.Brokers, 3)),
+		"--gossip", a(gossipPort), "--http", a(httpPort), "--join", strings.Join(join, ","), "--bootstrap-expect", fmt.Sprint(n.c.o.Brokers),
 		"--rack", n.rack(), "--insecure", "--log-format", "json", "--log-level", n.c.o.LogLevel, "--disk-reserve", fmt.Sprint(n.c.o.reserve())}
-	return args
+	return append(args, nemeses[n.c.o.Nemesis].args...)
 }
 
 func (n *node) rack() string { return fmt.Sprintf("rack-%d", n.id()) }
@@ -161,4 +162,15 @@ func (n *node) dumpStacks() {
 	case <-p.Done():
 	case <-time.After(5 * time.Second):
 	}
+}
+
+// ready reports whether the broker says that it is admitted and serves.
+func (n *node) ready() bool {
+	cl := http.Client{Timeout: time.Second}
+	resp, err := cl.Get("http://" + n.c.net.addr(n.ix, httpPort) + "/readyz")
+	if err != nil {
+		return false
+	}
+	_ = resp.Body.Close() // its status is all we want
+	return resp.StatusCode == http.StatusOK
 }

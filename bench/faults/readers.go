@@ -92,13 +92,17 @@ func (r *readers) assigned() int {
 
 // broker reads from one broker whatever it serves, key by key.
 func (r *readers) broker(ctx context.Context, n *node) {
-	b := brokerReader{r: r, n: n, process: r.assigned(), at: make([]int64, len(r.c.keys))}
+	b := brokerReader{r: r, n: n, process: r.assigned(), starts: n.startCount(), at: make([]int64, len(r.c.keys))}
 	defer b.close()
 	for i := 0; ctx.Err() == nil; i++ {
 		k := history.Key(i % len(r.c.keys))
 		if p, ok := r.c.topo.place(r.c.keys[k]); !ok || !contains(p.replicas, n.id()) || !n.serving() {
 			pause(ctx, 10*time.Millisecond)
 			continue
+		}
+		if starts := n.startCount(); starts != b.starts && nemeses[r.c.o.Nemesis].reread {
+			b.starts, b.process = starts, r.assigned()
+			clear(b.at)
 		}
 		if !b.poll(k) {
 			pause(ctx, 20*time.Millisecond)
@@ -120,6 +124,7 @@ type brokerReader struct {
 	n       *node
 	conn    *rawConn
 	process int
+	starts  int // of the broker, when process began to read
 	at      []int64
 }
 

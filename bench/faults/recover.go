@@ -18,7 +18,7 @@ import (
 const (
 	// healPatience bounds the waits after the last fault. It is longer than
 	// what B9 allows, so that a slow recovery is told from none.
-	healPatience = 120 * time.Second
+	healPatience = 90 * time.Second
 	// steady is how long the load goes on after everything is writable.
 	steady = 2 * time.Second
 )
@@ -123,7 +123,13 @@ func (c *campaign) gather() {
 	m := c.topo.moves
 	c.topo.mu.Unlock()
 	for what, n := range map[string]int{"leader epochs passed": c.topo.elections(), "in-sync sets shrunk": m.shrinks, "in-sync sets grown": m.expands,
-		"partitions without a leader": m.leaderless, "brokers fenced or gone": m.fences} {
+		"partitions without a leader": m.leaderless} {
+		c.acted[what] = n
+	}
+	for what, n := range c.disks.stats() {
+		c.acted[what] = n
+	}
+	for what, n := range c.logged() {
 		c.acted[what] = n
 	}
 	c.result.Acted, c.result.Anomalies = c.acted, c.anomalies
@@ -155,7 +161,7 @@ func (c *campaign) readReplicas(ctx context.Context) ([]history.FinalRead, []his
 
 // confirmedEnd asks the leader for the end offset until it answers.
 func (c *campaign) confirmedEnd(ctx context.Context, k tp) (int64, error) {
-	ctx, cancel := context.WithTimeout(ctx, healPatience)
+	ctx, cancel := context.WithTimeout(ctx, c.readPatience())
 	defer cancel()
 	last := errors.New("no leader")
 	for {
@@ -169,6 +175,22 @@ func (c *campaign) confirmedEnd(ctx context.Context, k tp) (int64, error) {
 			return 0, fmt.Errorf("no end offset of %s within %s: %w", k, healPatience, last)
 		}
 	}
+}
+
+// readPatience bounds the final read of one replica. Where something was found
+// already, what still stands is read quickly.
+func (c *campaign) readPatience() time.Duration {
+	if c.found() {
+		return 5 * time.Second
+	}
+	return healPatience
+}
+
+// found reports whether an anomaly beside the history was noted.
+func (c *campaign) found() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.anomalies) > 0
 }
 
 func (c *campaign) askEnd(n *node, k tp) (int64, error) {
@@ -189,18 +211,19 @@ func (c *campaign) askEnd(n *node, k tp) (int64, error) {
 func (c *campaign) readReplica(ctx context.Context, key history.Key, n *node, end int64) (history.FinalRead, history.Dump) {
 	name := fmt.Sprintf("broker %d", n.id())
 	dump := history.Dump{Key: key, Replica: name, HighWatermark: end}
-	ctx, cancel := context.WithTimeout(ctx, healPatience)
+	ctx, cancel := context.WithTimeout(ctx, c.readPatience())
 	defer cancel()
 	pending := c.rec.Begin(history.Op{Process: c.rec.NewProcess(), F: history.FPoll, Final: true, Replica: name})
 	var reads []history.Read
 	var at int64
 	var last error
 	for at < end {
+		from := at
 		var got fetched
 		if got, last = c.fetchOnce(n, key, at); last == nil {
 			reads, dump.Batches, at = append(reads, got.reads...), append(dump.Batches, got.batches...), got.next
 		}
-		if len(got.reads) == 0 && !pause(ctx, 20*time.Millisecond) {
+		if at == from && !pause(ctx, 20*time.Millisecond) {
 			c.anomaly("%s of %s was read to offset %d of %d only: %v", name, c.keys[key], at, end, last)
 			break
 		}

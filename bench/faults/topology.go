@@ -27,8 +27,7 @@ type topology struct {
 	places map[tp]place
 	live   map[int32]bool
 	first  map[tp]int32 // leader epoch when first seen
-	moves  struct{ shrinks, expands, leaderless, fences int }
-	last   map[tp]place // of the broker that is asked, for counting
+	moves  struct{ shrinks, expands, leaderless int }
 	wake   chan struct{}
 }
 
@@ -117,11 +116,6 @@ func (t *topology) learn(m *kmsg.MetadataResponse) {
 	live := map[int32]bool{}
 	for _, b := range m.Brokers {
 		live[b.NodeID] = true
-	}
-	for id := range t.live {
-		if !live[id] {
-			t.moves.fences++
-		}
 	}
 	t.live = live
 }

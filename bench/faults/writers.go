@@ -41,7 +41,7 @@ const (
 	clientLife = 12 * time.Second
 	// flushPatience bounds what a franz-go client may take to settle what it
 	// has buffered, once the cluster is well.
-	flushPatience = 60 * time.Second
+	flushPatience = 30 * time.Second
 )
 
 func (w *writers) start(ctx context.Context) {

@@ -216,7 +216,7 @@ func (f *fetchCall) encode() []wire.Part {
 			continue
 		}
 		e.sentHW, e.sentStart = e.res.HighWatermark, e.res.LogStart
-		if e.res.Err != 0 { // an error carries neither
+		if e.res.Err != 0 || e.res.Diverging != nil { // an error carries neither; beside a divergence they are ignored
 			e.sentHW, e.sentStart = -1, -1
 		}
 		resp.add(e)

@@ -212,9 +212,11 @@ func (e *fetchEntry) unserved() bool {
 }
 
 // news reports whether an incremental answer must contain the entry (KIP-227).
+// What may not wait is news even if it says nothing new: a follower reports no
+// durable end in a leader epoch before the leader has answered it in that epoch.
 func (e *fetchEntry) news() bool {
 	res := &e.res
-	return e.bytes() > 0 || res.Err != 0 || res.Diverging != nil || res.PreferredReplica != model.NoBroker ||
+	return e.bytes() > 0 || res.NoWait || res.Err != 0 || res.Diverging != nil || res.PreferredReplica != model.NoBroker ||
 		res.HighWatermark != e.sentHW || res.LogStart != e.sentStart
 }
 

@@ -304,6 +304,17 @@ func TestFollowerFetch(t *testing.T) {
 	if p := c.fetch(as2(resp.SessionID, 3)).Topics[0].Partitions[0]; p.DivergingEpoch.Epoch != 2 || p.DivergingEpoch.EndOffset != 1 {
 		t.Errorf("diverging: %+v", p)
 	}
+	// The follower has truncated and asks again. Nothing moved at the leader,
+	// but until it is answered it does not know that its log matches now.
+	r.diverge, r.noWait = nil, true
+	resp = c.fetch(as2(resp.SessionID, 4, fetchPart{"t", 0, 2}))
+	if len(resp.Topics) != 1 || resp.Topics[0].Partitions[0].ErrorCode != 0 || resp.Topics[0].Partitions[0].HighWatermark != 1 {
+		t.Errorf("the first matching fetch after a divergence: %+v", resp)
+	}
+	// Nor does it after a new leader epoch in which nothing was written.
+	if resp = c.fetch(as2(resp.SessionID, 5, fetchPart{"t", 0, 2})); len(resp.Topics) != 1 {
+		t.Errorf("an answer that may not wait left the partition out: %+v", resp)
+	}
 }
 
 // TestFetchPreferredReplica: a redirect leaves at once; one to a broker that the

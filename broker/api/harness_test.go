@@ -59,6 +59,7 @@ type fakeReplica struct {
 	last     partition.ReadRequest
 	redirect model.BrokerID
 	diverge  *partition.EpochEnd
+	noWait   bool // a follower's read is to be answered at once, whatever it found
 	autoHW   bool
 }
 
@@ -178,6 +179,7 @@ func (r *fakeReplica) Read(req partition.ReadRequest) partition.ReadResult {
 		}
 		out = append(out, b...)
 	}
+	res.NoWait = r.noWait && req.Follower >= 0
 	if len(out) > 0 {
 		r.pinned++
 		res.Range = &memRange{out, func() { r.mu.Lock(); r.pinned--; r.mu.Unlock() }}

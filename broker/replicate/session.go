@@ -29,6 +29,9 @@ const (
 	partitionMaxBytes = 4 << 20
 	fetchMaxWait      = 500 * time.Millisecond
 	retryDelay        = 50 * time.Millisecond
+	// fullDelay is the pause after the disk had no room: each try starts a
+	// segment, which takes room too.
+	fullDelay = time.Second
 )
 
 // Applier carries a call on a hosted replica out with its effects.
@@ -249,6 +252,9 @@ func (s *Session) applyPartition(tp model.TopicPartition, p *kmsg.FetchResponseT
 		// Out of the session until then: the leader would answer each fetch
 		// at once with what cannot be used.
 		part.retryAt = now + retryDelay
+		if errors.Is(err, partition.ErrDiskFull) {
+			part.retryAt = now + fullDelay
+		}
 		part.inSession = false
 		s.forgotten[tp] = struct{}{}
 	}

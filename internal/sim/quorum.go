@@ -235,7 +235,6 @@ type session struct {
 	fenced  bool
 	lease   time.Duration // valid until, monotonic
 	beating bool
-	next    bool // a heartbeat is scheduled
 	kicked  bool
 }
 
