@@ -4,10 +4,8 @@ package proc
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"os/exec"
 	"runtime"
@@ -160,22 +158,6 @@ func Run(ctx context.Context, s Spec) error {
 		return fmt.Errorf("%s: %w\n%s", s.Name, p.err, p.Output())
 	}
 	return nil
-}
-
-// FreePorts returns n TCP ports of the loopback interface that were free a
-// moment ago.
-func FreePorts(n int) ([]int, error) {
-	var ports []int
-	var errs []error
-	for range n {
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, err
-		}
-		defer func() { errs = append(errs, ln.Close()) }()
-		ports = append(ports, ln.Addr().(*net.TCPAddr).Port)
-	}
-	return ports, errors.Join(errs...)
 }
 
 // tailKeep bounds the output that a Proc keeps.

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -20,6 +19,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/tailrace/tailrace/bench/proc"
 )
 
 // patience bounds every wait for something that must happen. It is generous
@@ -102,20 +103,16 @@ func (l *lockedBuffer) Write(p []byte) (int, error) {
 	return l.b.Write(p)
 }
 
-// freePorts reserves n ports for a moment and returns them.
+// freePorts returns n loopback addresses that are free and stay so for the test.
 func freePorts(t testing.TB, n int) []string {
 	t.Helper()
-	var ls []net.Listener
-	var out []string
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		ls, out = append(ls, l), append(out, l.Addr().String())
+	ports, err := proc.FreePorts(n)
+	if err != nil {
+		t.Fatal(err)
 	}
-	for _, l := range ls {
-		l.Close()
+	var out []string
+	for _, p := range ports {
+		out = append(out, fmt.Sprintf("127.0.0.1:%d", p))
 	}
 	return out
 }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"net"
 	"os"
 	"os/exec"
 	"strings"
@@ -14,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/tailrace/tailrace/bench/proc"
 )
 
 // lockedText collects output that is read while it is written.
@@ -126,7 +127,7 @@ func consecutivePorts(t testing.TB, n int) int {
 		base := 11000 + rand.IntN(20000)
 		free := true
 		for i := range n {
-			if !isFree(fmt.Sprintf("127.0.0.1:%d", base+i)) {
+			if !proc.Free(base + i) {
 				free = false
 				break
 			}
@@ -137,20 +138,6 @@ func consecutivePorts(t testing.TB, n int) int {
 	}
 	t.Fatalf("no %d free neighbouring ports", n)
 	return 0
-}
-
-func isFree(addr string) bool {
-	l, err := net.Listen("tcp", addr)
-	if err != nil {
-		return false
-	}
-	defer l.Close()
-	p, err := net.ListenPacket("udp", addr)
-	if err != nil {
-		return false
-	}
-	p.Close()
-	return true
 }
 
 // exists reports whether a path is there.

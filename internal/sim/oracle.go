@@ -508,22 +508,3 @@ func readSome(l partition.Log, from, end int64) ([]byte, error) {
 	}
 	return out, err
 }
-
-// readRange returns the batches in [from, end).
-func readRange(l partition.Log, from, end int64) (out []byte, err error) {
-	for from < end {
-		raw, err := readSome(l, from, end)
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, raw...)
-		for len(raw) > 0 {
-			h, b, err := batch.Next(raw)
-			if err != nil {
-				return nil, err
-			}
-			raw, from = raw[len(b):], h.NextOffset()
-		}
-	}
-	return out, nil
-}
