@@ -49,12 +49,12 @@ func (d *dirEntries) create(seg *segment) (File, error) {
 // directory once.
 func (d *dirEntries) sync(segs []*segment) error {
 	const partition, topic, root = 0, 1, 2
-	var todo [3][]string // in the order partition, topic, root
+	var unsynced [3][]string // in the order partition, topic, root
 	seen := map[string]bool{}
 	add := func(level int, dir string) {
 		if !seen[dir] {
 			seen[dir] = true
-			todo[level] = append(todo[level], dir)
+			unsynced[level] = append(unsynced[level], dir)
 		}
 	}
 	d.mu.Lock()
@@ -72,7 +72,7 @@ func (d *dirEntries) sync(segs []*segment) error {
 		}
 	}
 	d.mu.Unlock()
-	for _, level := range todo {
+	for _, level := range unsynced {
 		if skipDirSync {
 			break
 		}
@@ -85,7 +85,7 @@ func (d *dirEntries) sync(segs []*segment) error {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for _, dir := range todo[partition] {
+	for _, dir := range unsynced[partition] {
 		d.durable[dir], d.durable[path.Dir(dir)] = true, true
 	}
 	for _, seg := range segs {

@@ -59,7 +59,10 @@ func (p *proposer) submit(batch []control.PartitionProposal) {
 	})
 	if err != nil && p.m.ctx.Err() == nil {
 		p.m.o.OnError(p.m.o.Self, "propose in-sync change", err)
-		time.Sleep(retryDelay)
+		select {
+		case <-p.m.ctx.Done():
+		case <-time.After(retryDelay):
+		}
 	}
 	for i, b := range batch {
 		outcome := isr.Unknown

@@ -300,19 +300,13 @@ func belowMinimum(t *testing.T, brokers, rf, minISR, stop int) {
 	if len(followers) < stop {
 		t.Fatalf("followers %v", followers)
 	}
-	// A quorum of brokers must stay, or there is no controller: pause instead
-	// of killing where it would be lost.
-	live := brokers - stop
 	for _, f := range followers[:stop] {
 		c.nodes[f-1].kill()
 	}
-	hasQuorum := live > min(brokers, 3)/2
 	raw := c.client(kgo.DefaultProduceTopic(topic), kgo.RecordRetries(0), kgo.DisableIdempotentWrite(), kgo.RequiredAcks(kgo.AllISRAcks()), kgo.RequestRetries(0), kgo.ProduceRequestTimeout(5*time.Second))
-	refused := false
 	eventually(t, "produces are refused", func(ctx context.Context) error {
 		err := raw.ProduceSync(ctx, kgo.StringRecord("refused")).FirstErr()
 		if errors.Is(err, kerr.NotEnoughReplicas) {
-			refused = true
 			return nil
 		}
 		if err == nil {
@@ -320,10 +314,6 @@ func belowMinimum(t *testing.T, brokers, rf, minISR, stop int) {
 		}
 		return err
 	})
-	if !refused {
-		t.Fatal("never refused")
-	}
-	t.Logf("quorum %v", hasQuorum)
 	if got := c.firstValue(ctx, topic); got != "before" {
 		t.Fatalf("read %q below the minimum, want the committed record", got)
 	}

@@ -106,17 +106,27 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
-// TestUnreadableDirectory: a directory without permissions is named.
+// nobody is the customary user without rights.
+const nobody = 65534
+
+// TestUnreadableDirectory: a directory without permissions is named. The
+// superuser can read every directory, so the broker then runs as nobody.
 func TestUnreadableDirectory(t *testing.T) {
-	if os.Getuid() == 0 {
-		t.Skip("the superuser can read every directory")
-	}
 	bin, _ := build(t)
-	dir := filepath.Join(t.TempDir(), "data")
-	if err := os.Mkdir(dir, 0); err != nil {
+	root, err := os.MkdirTemp("", "tailrace-unreadable-")
+	if err != nil {
 		t.Fatal(err)
 	}
-	r := finish(t, exec.Command(bin, loneArgs(t, 1, dir)...), "")
+	t.Cleanup(func() { os.RemoveAll(root) })
+	dir := filepath.Join(root, "data")
+	if err := errors.Join(os.Chmod(root, 0o755), os.Mkdir(dir, 0)); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(bin, loneArgs(t, 1, dir)...)
+	if os.Getuid() == 0 {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+	}
+	r := finish(t, cmd, "")
 	if r.code != 1 || strings.Count(r.stderr, "\n") != 1 || !strings.Contains(r.stderr, dir) || !strings.Contains(r.stderr, "permission") {
 		t.Errorf("exit %d, %q", r.code, r.stderr)
 	}
