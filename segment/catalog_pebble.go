@@ -46,13 +46,22 @@ func OpenPebble(o PebbleOptions) (Catalog, error) {
 		Logger:                      c,
 	})
 	if err == nil {
-		err = c.broken()
+		c.db = db
+		err = c.usable()
 	}
 	if err != nil {
 		return nil, fmt.Errorf("catalog %s: %w", o.Dir, err)
 	}
-	c.db = db
 	return c, nil
+}
+
+// usable closes a catalog in which Pebble's own jobs found damage while it was
+// being opened, so that its lock does not outlive the refusal.
+func (c *pebbleCatalog) usable() error {
+	if c.broken() == nil {
+		return nil
+	}
+	return c.Close() // which includes what is broken
 }
 
 // pebbleCatalog is also Pebble's logger, so that Fatalf, by which Pebble

@@ -3,9 +3,11 @@ package segment
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"syscall"
 	"testing"
 
+	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
@@ -159,4 +161,27 @@ func TestDiskFull(t *testing.T) {
 	checkLog(t, l, want)
 	s2 := mustOpen(t, memOptions(fs.CrashClone(vfs.CrashCloneCfg{})))
 	checkLog(t, s2.Log(tpN(0)), want)
+}
+
+// TestDamagedCatalogLetsGo has Pebble find damage while the catalog is being
+// opened: the refusal must not keep the directory's lock.
+func TestDamagedCatalogLetsGo(t *testing.T) {
+	dir := t.TempDir()
+	o := PebbleOptions{Dir: dir, FS: vfs.Default}
+	db, err := pebble.Open(dir, &pebble.Options{FS: o.FS})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &pebbleCatalog{db: db}
+	c.Fatalf("block %d: checksum mismatch", 7)
+	if err := c.usable(); err == nil || !strings.Contains(err.Error(), "block 7") {
+		t.Fatalf("a damaged catalog is %v", err)
+	}
+	again, err := OpenPebble(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := again.Close(); err != nil {
+		t.Fatal(err)
+	}
 }

@@ -36,6 +36,7 @@ type Conn struct {
 	nc   net.Conn
 	done chan struct{} // closed once the connection is dead
 
+	loops         atomic.Int32 // of readLoop and writeLoop, those that have ended
 	authenticated atomic.Bool
 	used          atomic.Bool // a request other than ApiVersions was read
 	software      atomic.Pointer[[2]string]
@@ -84,6 +85,16 @@ func (c *Conn) Reason() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.reason
+}
+
+// loopEnded forgets the connection once neither loop can touch it: a handler
+// that authenticates on the reader may outlast the writer of a connection that
+// was cut meanwhile.
+func (c *Conn) loopEnded() {
+	if c.loops.Add(1) == 2 {
+		c.srv.forget(c)
+	}
+	c.srv.wg.Done()
 }
 
 // enqueue gives the request its place in the order of answers.

@@ -35,7 +35,7 @@ func (e *PanicError) Error() string { return fmt.Sprintf("handler panicked: %v",
 
 // readLoop reads and serves requests until the connection ends.
 func (c *Conn) readLoop() {
-	defer c.srv.wg.Done()
+	defer c.loopEnded()
 	err := c.serveRequests()
 	if err != nil {
 		c.kill(err)

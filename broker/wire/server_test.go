@@ -375,6 +375,32 @@ func TestHandlerPanicClosesThatConnectionOnly(t *testing.T) {
 	readResponse(t, good)
 }
 
+// TestCloseIsToldAfterTheLastHandler cuts a connection while a handler that
+// authenticates it runs: OnClose must not look at a connection that is still
+// being written.
+func TestCloseIsToldAfterTheLastHandler(t *testing.T) {
+	told := make(chan string, 1)
+	early := make(chan bool, 1)
+	_, addr := serve(t, func(r *Request) {
+		r.Close(errors.New("cut"))
+		select {
+		case who := <-told:
+			told <- who
+			early <- true
+		case <-time.After(50 * time.Millisecond):
+			early <- false
+		}
+		r.Conn.Principal = "User:late"
+	}, Options{OnClose: func(c *Conn, _ error) { told <- c.Principal }})
+	write(t, dial(t, addr), frame(0, 3, 1, "", nil))
+	if <-early {
+		t.Error("OnClose while the handler runs")
+	}
+	if who := <-told; who != "User:late" {
+		t.Errorf("OnClose saw %q", who)
+	}
+}
+
 func TestRequestCloseGivesReason(t *testing.T) {
 	var cl closed
 	reason := errors.New("unsupported version")

@@ -40,7 +40,7 @@ type writer struct {
 
 // writeLoop sends answers until the connection is dead or drained.
 func (c *Conn) writeLoop() {
-	defer c.srv.wg.Done()
+	defer c.loopEnded()
 	w := writer{c: c}
 	for {
 		w.batch = c.takeReady(w.batch[:0])
@@ -61,7 +61,6 @@ func (c *Conn) writeLoop() {
 	}
 	c.linger()
 	c.kill(c.drainReason()) // no effect on a connection that is dead already
-	c.srv.forget(c)
 }
 
 // finished reports that nothing is left to send: the connection is dead, or
