@@ -15,6 +15,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/tailrace/tailrace/bench/proc"
 	"github.com/tailrace/tailrace/broker"
 	"github.com/tailrace/tailrace/broker/event"
 	"github.com/tailrace/tailrace/client"
@@ -39,7 +40,12 @@ func newRig(t *testing.T, tune func(*broker.Options)) *rig {
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	t.Cleanup(cancel)
 	r := &rig{t: t, ctx: ctx, options: map[int]broker.Options{}, gossip: map[int]string{}, events: map[int][]event.Event{}}
+	ports, err := proc.FreePorts(3) // a broker restarts on its port: nothing else may get it meanwhile
+	if err != nil {
+		t.Fatal(err)
+	}
 	o := Options{Brokers: 3, Dir: t.TempDir(), Logger: testLogger(), Tune: func(id int, bo *broker.Options) {
+		bo.Kafka = fmt.Sprintf("127.0.0.1:%d", ports[id-1])
 		if tune != nil {
 			tune(bo)
 		}
