@@ -39,6 +39,8 @@ type node struct {
 	opened  bool // the directory was initialised
 	skew    time.Duration
 	drift   int64 // parts per million
+	// outdated: the disk is a copy of a life before this incarnation.
+	outdated model.Incarnation
 
 	// The process.
 	gen      uint32 // counts processes
@@ -259,7 +261,7 @@ func (n *node) restartIn(d time.Duration) {
 func (n *node) wipe() {
 	n.disk = newDisk(n.rng, &n.w.acted)
 	n.catalog = segment.NewModelCatalog()
-	n.opened, n.founder = false, false
+	n.opened, n.founder, n.outdated = false, false, 0
 	n.newStorage()
 }
 

@@ -240,7 +240,7 @@ func (o *oracle) complete(p *part, when string) {
 // lacks says what a running replica lacks of the committed records.
 func (n *node) lacks(p *part) string {
 	x := n.watch(p.tp)
-	if x == nil || x.blind || x.log.Suspect() != segment.Trusted {
+	if x == nil || x.blind || x.log.Suspect() != segment.Trusted || n.unknown() {
 		return ""
 	}
 	if d := x.log.DurableEnd(); d < p.end {
@@ -257,6 +257,16 @@ func (n *node) lacks(p *part) string {
 		return fmt.Sprintf("has %+v at offset %d, committed is %+v", got, want.base, want)
 	}
 	return ""
+}
+
+// unknown: the disk is a copy of an earlier life, and this process is not yet
+// registered: the sets name another one.
+func (n *node) unknown() bool {
+	if n.outdated == 0 {
+		return false
+	}
+	b := n.w.orc.image.Brokers[n.id]
+	return b != nil && b.Incarnation <= n.outdated
 }
 
 // watched is a running replica's log as the oracle knows it.

@@ -96,7 +96,7 @@ func (o *oracle) acked(n *node, tp model.TopicPartition, base, next int64, value
 		for _, set := range [2][]model.BrokerID{m.ISR, m.ELR} {
 			for _, id := range set {
 				x := o.w.nodes[id-1].watch(tp)
-				if x == nil || x.blind || x.log.Suspect() != segment.Trusted {
+				if x == nil || x.blind || x.log.Suspect() != segment.Trusted || o.w.nodes[id-1].unknown() {
 					continue
 				}
 				if d := x.log.DurableEnd(); d < next {

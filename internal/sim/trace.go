@@ -118,6 +118,7 @@ type Acted struct {
 	Proposals, ProposalsRejected, ProposalsUnknown      int64
 	StaleFetches, Divergences, OffsetReset, DeletedRecs int64
 	Balances, Committed, Forgotten, LeftOffline         int64
+	LateProposals, LateRefused, RollBacks               int64 // proposals that met another life of the proposed member
 }
 
 // Add sums two counts.
