@@ -67,6 +67,8 @@ var faultKinds = map[string]faultKind{
 	"rot":        {4, rotBits},
 	"rebalance":  {3, rebalance},
 	"late-join":  {4, lateProposal},
+	"delete":     {2, deleteTopic},
+	"grow":       {2, growTopic},
 	"quorum-all": {3, func(w *world, _ *node, _ Fault) { w.campaignAll() }},
 }
 

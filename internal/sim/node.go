@@ -160,11 +160,7 @@ func (n *node) catalogCall(call string) error {
 
 func (n *node) open() (err error) {
 	p := &n.w.par
-	n.disk.removed = func(name string) {
-		if n.opening {
-			n.w.violate(invQuarantine, "%d unlinks %s", n.id, name)
-		}
-	}
+	n.disk.removed = n.unlinked
 	n.opening = true
 	n.store, err = segment.Open(segment.Options{
 		Dir: "data", FS: n.disk, Catalog: n.catalog, Clock: n, MustExist: n.opened,

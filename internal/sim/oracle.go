@@ -33,7 +33,8 @@ const (
 	invStart        = "I25 the log start only grows, up to the high watermark"
 	invDedupe       = "I26 a batch of an idempotent producer is in the log once"
 	invSequence     = "I26 an idempotent producer's next batch is in sequence"
-	invIdentity     = "I37 only logs of deleted topics go away"
+	invIdentity     = "I37 only logs of deleted topics go away, and they do not come back"
+	invReborn       = "I37 a topic has records of its own clients only"
 	invQuarantine   = "I37 recovery unlinks nothing"
 	invFailed       = "a replica failed without a fault of its disk"
 	invReadable     = "acknowledged records can be read from every replica at the end"
@@ -122,6 +123,7 @@ func (o *oracle) truth(u control.Update) {
 	}
 	prev := o.image
 	o.image = u.Next
+	o.lifetimes(prev, u.Next)
 	for _, e := range u.Events {
 		if e.Kind == control.EventBrokerFenced {
 			o.w.acted.Fences++
@@ -329,7 +331,7 @@ func (o *oracle) hosted(n *node) {
 	var next []*watched
 	for _, x := range n.watched {
 		if !slices.Contains(rs, x.r) {
-			if _, dead := o.image.Deleted[x.p.tp.Topic]; !dead {
+			if !o.deleted(x.p.tp.Topic) {
 				o.w.violate(invIdentity, "broker %d dropped %s, whose topic is not deleted", n.id, x.p.name)
 			}
 			continue

@@ -174,7 +174,7 @@ func (n *node) submit(cmd control.Command, cb func(control.Result, error)) {
 	raw := control.EncodeCommand(cmd)
 	repeat := true
 	switch cmd.(type) {
-	case *control.CreateTopics, *control.DeleteTopics, *control.AlterConfigs, *control.AlterPartitions, *control.ElectLeaders:
+	case *control.CreateTopics, *control.CreatePartitions, *control.DeleteTopics, *control.AlterConfigs, *control.AlterPartitions, *control.ElectLeaders:
 		repeat = false
 	}
 	_, registers := cmd.(*control.RegisterBroker)
