@@ -180,7 +180,10 @@ func (w *world) readBack(n *node, p *part) {
 			w.violate(invReadable, "%s: broker %d at offset %d: %d bytes, %v", p.name, n.id, pos, len(raw), err)
 			return
 		}
-		w.orc.served(n, p.tp, raw)
+		if !w.orc.served(n, p.tp, raw) {
+			w.violate(invReadable, "%s: broker %d serves damaged bytes at offset %d", p.name, n.id, pos)
+			return
+		}
 		for len(raw) > 0 && w.fail == nil {
 			h, b, err := batch.Next(raw)
 			if err != nil {

@@ -31,12 +31,18 @@ func misdirect(w *world, n *node, f Fault) {
 					w.down(n, false, f.For/4)
 				case 1:
 					w.down(n, true, f.For/4)
+				default:
+					n.trusts = w.now + verifyPeriod + 2*maintainEvery
 				}
 				n.disk.evict()
 			})
 		},
 	}
 }
+
+// trusting reports whether a process may still take bytes for right that it wrote
+// or verified before the page cache was dropped under it.
+func (n *node) trusting() bool { return n.w.now < n.trusts }
 
 // astray reports whether the write-back of an extent went elsewhere.
 func (d *disk) astray(ino *inode, e extent) bool {
