@@ -1,5 +1,5 @@
 // Package cluster starts what is measured: our brokers, Apache Kafka, NATS,
-// the limit program, the null broker; or joins what runs already. All run as
+// the floor programs (limit, null, sendfile); or joins what runs already. All run as
 // processes on loopback with their data in a temporary directory.
 package cluster
 
@@ -98,6 +98,7 @@ type Cluster struct {
 	Bootstrap []string
 	Nodes     []*Node
 	Info      Info
+	RawOnly   bool // serves raw fetchers only, no other consumer
 	NamedP    bool // topic names must carry the partition count (limit.TopicName)
 	Foreign   []int
 	dir       string
@@ -181,7 +182,7 @@ func (c *Cluster) nodeDir(id int) (string, error) {
 }
 
 // Start starts the target of that name: tailrace, kafka, kafka-fsync, nats,
-// nats-sync, limit, null; anything else is the bootstrap address of a running
+// nats-sync, limit, null, sendfile; anything else is the bootstrap address of a running
 // cluster.
 func Start(ctx context.Context, name string, o Options) (*Cluster, error) {
 	o = o.withDefaults()
@@ -193,6 +194,7 @@ func Start(ctx context.Context, name string, o Options) (*Cluster, error) {
 		"nats-sync":   func(ctx context.Context, o Options) (*Cluster, error) { return startNATS(ctx, "nats-sync", o) },
 		"limit":       startLimit,
 		"null":        startNull,
+		"sendfile":    startSendfile,
 	}[name]
 	if !ok {
 		return Join(ctx, name, nil, o)

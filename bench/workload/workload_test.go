@@ -219,3 +219,13 @@ func TestValidate(t *testing.T) {
 		}
 	}
 }
+
+// A raw fetcher reads a null broker's tail too: the plain leaders' line.
+func TestRawConsume(t *testing.T) {
+	p := small()
+	p.Preload, p.Mode = 1_000_000, modeRaw
+	lines := runOnce(t, consume, p)
+	if s := lines[0].Sample; len(lines) != 1 || s.Consumed == 0 || s.ConsumedBytes < 100*s.Consumed {
+		t.Errorf("%+v", lines)
+	}
+}
