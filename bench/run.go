@@ -50,6 +50,9 @@ func workloadCommand(w workload.Workload) *cobra.Command {
 		Short: w.Short,
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if p.SlowSync > 0 && !cmd.Flags().Changed("sync-replicas") {
+				p.SyncSet = 2
+			}
 			targets := append([]string{first(o.bootstrap, o.target)}, o.peers...)
 			return measure(cmd.Context(), cmd.OutOrStdout(), w, p, o, targets)
 		},
@@ -95,6 +98,7 @@ func paramFlags(f *pflag.FlagSet, p *workload.Params) {
 	f.StringVar(&p.Mode, "mode", p.Mode, "consume: tail, catch-up, followers, raw; restart: term, kill")
 	f.IntVar(&p.Kills, "kills", p.Kills, "failover: kills of a leader in a round")
 	f.IntSliceVar(&p.Counts, "counts", p.Counts, "partitions, connections: the counts to measure, one line each")
+	f.DurationVar(&p.SlowSync, "slow-follower", p.SlowSync, "latency: also measure with syncs of one follower taking this much longer; sync.replicas is 2 unless said")
 	f.StringVar(&p.HistoryFile, "history", p.HistoryFile, "failover: where to save the history; an invalid one is always saved")
 }
 
@@ -188,7 +192,7 @@ func (b *bench) startTarget(ctx context.Context, name string, ours bool) error {
 
 func (b *bench) cluster(ctx context.Context, name string, ours bool) (*cluster.Cluster, error) {
 	o := b.o.cluster
-	o.MinInSync = b.p.MinInSync
+	o.MinInSync, o.SlowDisk = b.p.MinInSync, b.p.SlowSync > 0
 	if o.InSync == 0 {
 		o.InSync = b.p.SyncSet // 0: all
 	}

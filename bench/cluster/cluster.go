@@ -39,6 +39,7 @@ type Options struct {
 	Log         io.Writer
 	Keep        bool // leave the data directory
 	KafkaHeapMB int
+	SlowDisk    bool          // tailrace: the last node's disk can be made slow (Cluster.Slow)
 	Ready       time.Duration // how long a start may take; default 90 s
 }
 
@@ -101,6 +102,8 @@ type Cluster struct {
 	RawOnly   bool // serves raw fetchers only, no other consumer
 	NamedP    bool // topic names must carry the partition count (limit.TopicName)
 	Foreign   []int
+	SlowNode  int32 // the node whose disk Slow governs; 0 if there is none
+	slow      *slowDisk
 	dir       string
 	keep      bool
 }
@@ -134,7 +137,7 @@ const stopGrace = 30 * time.Second
 
 // Stop ends all processes, all at once, and removes the data.
 func (c *Cluster) Stop() error {
-	errs := make([]error, len(c.Nodes)+1)
+	errs := make([]error, len(c.Nodes)+2)
 	var wg sync.WaitGroup
 	for i, n := range c.Nodes {
 		if n.Pid() == 0 {
@@ -149,8 +152,9 @@ func (c *Cluster) Stop() error {
 		}()
 	}
 	wg.Wait()
-	if c.dir != "" && !c.keep {
-		errs[len(c.Nodes)] = os.RemoveAll(c.dir)
+	errs[len(c.Nodes)] = c.unmountSlowDisk()
+	if c.dir != "" && !c.keep && errs[len(c.Nodes)] == nil {
+		errs[len(c.Nodes)+1] = os.RemoveAll(c.dir)
 	}
 	return errors.Join(errs...)
 }

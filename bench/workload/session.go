@@ -57,6 +57,9 @@ func (s *Session) newTopic(ctx context.Context, base string, n int) error {
 	if s.C.Name == "tailrace" {
 		s.Topic.SyncSet = s.P.SyncSet // Kafka has no such setting
 	}
+	if s.C.SlowNode != 0 {
+		s.Topic.Assignment = s.awayFrom(s.C.SlowNode, n)
+	}
 	return s.Client.CreateTopic(ctx, s.Topic)
 }
 

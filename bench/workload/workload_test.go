@@ -229,3 +229,26 @@ func TestRawConsume(t *testing.T) {
 		t.Errorf("%+v", lines)
 	}
 }
+
+// Where one broker's disk is made slow, it leads nothing and has every
+// partition.
+func TestAwayFromTheSlowNode(t *testing.T) {
+	s := &Session{C: &cluster.Cluster{Nodes: []*cluster.Node{{ID: 1}, {ID: 2}, {ID: 3}}}}
+	want := [][]int32{{1, 2, 3}, {2, 1, 3}, {1, 2, 3}}
+	if got := s.awayFrom(3, 3); !slices.EqualFunc(got, want, slices.Equal) {
+		t.Errorf("placed %v, want %v", got, want)
+	}
+	s.Topic.SyncSet = 2
+	if got := s.syncTarget(3); got != 2 {
+		t.Errorf("a full in-sync set of %d with sync.replicas=2", got)
+	}
+	s.Topic.SyncSet = 0
+	if got := s.syncTarget(3); got != 3 {
+		t.Errorf("a full in-sync set of %d of 3", got)
+	}
+	p := small()
+	p.SlowSync = time.Millisecond
+	if err := latency.Setup(context.Background(), nullSession(t, p)); err == nil {
+		t.Error("a target without a slow disk must refuse")
+	}
+}
