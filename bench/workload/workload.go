@@ -30,7 +30,7 @@ type Workload struct {
 
 // All returns every workload by name.
 func All() []Workload {
-	return []Workload{produce, consume, latency, mixed, fanout, partitions, connections, failover, restart, idle}
+	return []Workload{produce, consume, latency, mixed, fanout, partitions, connections, failover, restart, idle, perfTest}
 }
 
 func one(s report.Sample, err error) ([]LineSample, error) {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/tailrace/tailrace/bench/cluster"
 	"github.com/tailrace/tailrace/bench/limit"
+	"github.com/tailrace/tailrace/bench/report"
 	"go.uber.org/goleak"
 )
 
@@ -250,5 +251,33 @@ func TestAwayFromTheSlowNode(t *testing.T) {
 	p.SlowSync = time.Millisecond
 	if err := latency.Setup(context.Background(), nullSession(t, p)); err == nil {
 		t.Error("a target without a slow disk must refuse")
+	}
+}
+
+func TestPerfTestOutput(t *testing.T) {
+	text := "22801 records sent, 4560.2 records/sec (4.45 MB/sec), 1.0 ms avg latency, 2.0 ms max latency.\n" +
+		"50000 records sent, 12500.5 records/sec (12.21 MB/sec), 812.40 ms avg latency, 1520.00 ms max latency, 800 ms 50th, 1400 ms 95th, 1500 ms 99th, 1519 ms 99.9th.\n"
+	var s report.Sample
+	if err := readPerfTest(&s, text, 1024); err != nil {
+		t.Fatal(err)
+	}
+	if s.Records != 50_000 || s.Bytes != 50_000*1024 || s.Seconds < 3.99 || s.Seconds > 4.01 || s.Values["tool: p99, ms"] != 1500 || s.Values["tool: p50, ms"] != 800 {
+		t.Errorf("%+v", s)
+	}
+	for name, text := range map[string]string{"nothing": "", "a failure": "org.apache.kafka.common.errors.TimeoutException: no\n" + text} {
+		if err := readPerfTest(&s, text, 1024); err == nil {
+			t.Errorf("%s was taken for a result", name)
+		}
+	}
+}
+
+func TestPerfTestArguments(t *testing.T) {
+	s := &Session{P: small(), C: &cluster.Cluster{Bootstrap: []string{"a:1", "b:2"}}}
+	s.P.Acks, s.P.Rate, s.P.Linger = "leader", 500, 7*time.Millisecond
+	args := s.perfArgs(10)
+	for _, want := range []string{"a:1,b:2", "500", "acks=1", "linger.ms=7", "compression.type=none"} {
+		if !slices.Contains(args, want) {
+			t.Errorf("%q is missing in %q", want, args)
+		}
 	}
 }
