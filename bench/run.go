@@ -187,6 +187,7 @@ func (b *bench) startTarget(ctx context.Context, name string, ours bool) error {
 	if err := b.w.Setup(ctx, s); err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
+	s.ReadIdle()
 	return b.warmUp(ctx, s)
 }
 

@@ -87,7 +87,7 @@ func (r *Result) allMetrics(line string) []Metric {
 	}
 	all := slices.Clone(metrics)
 	for _, k := range slices.Sorted(maps.Keys(extra)) {
-		all = append(all, Metric{Key: k, Name: k, Value: func(s *Sample) float64 {
+		all = append(all, Metric{Key: k, Name: k, Higher: strings.HasPrefix(k, SharePrefix), Value: func(s *Sample) float64 {
 			if v, ok := s.Values[k]; ok {
 				return v
 			}

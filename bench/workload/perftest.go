@@ -83,11 +83,16 @@ func (s *Session) perfTest(ctx context.Context) (report.Sample, error) {
 // perfLine is the tool's last word.
 var perfLine = regexp.MustCompile(`(\d+) records sent, ([\d.]+) records/sec \([\d.]+ MB/sec\), ([\d.]+) ms avg latency, ([\d.]+) ms max latency, (\d+) ms 50th, (\d+) ms 95th, (\d+) ms 99th, (\d+) ms 99.9th`)
 
+// perfFailure is what the tool prints for a record that it gave up on. What it
+// tries again stands in the middle of a line of its log.
+var perfFailure = regexp.MustCompile(`(?m)^(org\.apache\.kafka\.common\.errors\.|Exception in thread).*$`)
+
 // readPerfTest fills in what the tool printed. Seconds are its own, so that
 // rates are.
 func readPerfTest(out *report.Sample, text string, recordSize int) error {
-	if i := strings.Index(text, "Exception"); i >= 0 {
-		return fmt.Errorf("the tool failed: %s", text[i:min(len(text), i+300)])
+	failed := perfFailure.FindAllString(text, -1)
+	if len(failed) > 0 {
+		out.Errors, out.FirstError = int64(len(failed)), failed[0]
 	}
 	all := perfLine.FindAllStringSubmatch(text, -1)
 	if len(all) == 0 {

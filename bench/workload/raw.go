@@ -51,7 +51,7 @@ func (s *Session) raw(ctx context.Context) ([]LineSample, error) {
 		if c.line == rawOne {
 			single = rate
 		} else if len(c.brokers) > 1 && single > 0 {
-			sample.Values = map[string]float64{"times one replica": rate / single}
+			sample.Values = map[string]float64{report.SharePrefix + "one replica's rate": rate / single}
 		}
 		out = append(out, LineSample{c.line, sample})
 	}

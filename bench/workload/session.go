@@ -27,6 +27,8 @@ type Session struct {
 
 	preloaded int64              // records that a catch-up reads
 	topics    map[int]load.Topic // by partition count
+	perConn   map[int]float64    // KiB, by number of connections
+	idleRSS   int64              // of the largest process, before any load
 }
 
 // bufferBytes bounds what all producers of a session hold back together.
@@ -44,6 +46,16 @@ func NewSession(c *cluster.Cluster, p Params, logf func(string, ...any)) (*Sessi
 
 // Close ends the client.
 func (s *Session) Close() { s.Client.Close() }
+
+// ReadIdle notes what the target's processes hold while they have nothing to
+// do, after their setup and before the first load.
+func (s *Session) ReadIdle() {
+	for _, pid := range s.C.Pids() {
+		if u, err := proc.ReadUsage(pid); err == nil {
+			s.idleRSS = max(s.idleRSS, u.RSS)
+		}
+	}
+}
 
 // newTopic creates a topic with n partitions and makes it the session's.
 func (s *Session) newTopic(ctx context.Context, base string, n int) error {
@@ -80,6 +92,7 @@ func (s *Session) startMeter() *meter {
 func (m *meter) stop(out *report.Sample) {
 	out.Seconds = time.Since(m.started).Seconds()
 	out.Brokers, out.Load = m.brokers.Stop(), m.load.Stop()
+	out.IdleRSS = m.s.idleRSS
 	if f := m.s.fsyncs(); f > m.fsyncs {
 		out.Fsyncs = f - m.fsyncs
 	}
