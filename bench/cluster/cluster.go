@@ -47,7 +47,8 @@ type Options struct {
 type Node struct {
 	ID      int32 // as the protocol names it
 	Metrics string
-	termed  int // exit status after SIGTERM, 0 unless the program has a habit of its own
+	Ready   string // URL that answers 200 once the node serves; empty if it has none
+	termed  int    // exit status after SIGTERM, 0 unless the program has a habit of its own
 	spec    proc.Spec
 	mu      sync.Mutex
 	p       *proc.Proc

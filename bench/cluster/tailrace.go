@@ -89,6 +89,7 @@ func startTailrace(ctx context.Context, o Options) (*Cluster, error) {
 		if err := c.addNode(int32(i+1), proc.Spec{Path: binary, Args: args, Dir: c.dir, Log: o.Log}); err != nil {
 			return c, err
 		}
+		c.Nodes[i].Ready = "http://" + addr(i, 3) + "/readyz"
 		c.Nodes[i].Metrics = "http://" + addr(i, 3) + "/metrics"
 	}
 	return c, c.WaitReady(ctx, o.Ready)

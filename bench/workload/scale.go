@@ -53,26 +53,40 @@ var connections = Workload{
 		}
 		return s.weighConnections(ctx)
 	},
-	Round: func(ctx context.Context, s *Session) ([]LineSample, error) {
-		base, err := s.withConnections(ctx, 0)
-		if err != nil {
-			return nil, err
+	Round: func(ctx context.Context, s *Session) ([]LineSample, error) { return s.besideConnections(ctx) },
+}
+
+// besideConnections measures without idle connections and with each count of
+// them. Every second round goes the other way, so that what comes first has no
+// advantage.
+func (s *Session) besideConnections(ctx context.Context) ([]LineSample, error) {
+	out := make([]LineSample, 1+len(s.P.Counts))
+	order := make([]int, len(out))
+	for i := range order {
+		order[i] = i
+	}
+	if s.backwards = !s.backwards; !s.backwards {
+		slices.Reverse(order)
+	}
+	for _, i := range order {
+		n := 0
+		if i > 0 {
+			n = s.P.Counts[i-1]
 		}
-		base.Line = "no idle connections"
-		out := []LineSample{base}
-		for _, n := range s.P.Counts {
-			ls, err := s.withConnections(ctx, n)
-			if err != nil {
-				return out, fmt.Errorf("%d connections: %w", n, err)
-			}
-			ls.Sample.Values = map[string]float64{shareOfNone: ratio(ls.Sample.Records, ls.Sample.Seconds, base.Sample.Records, base.Sample.Seconds)}
-			if kib, ok := s.perConn[n]; ok {
-				ls.Sample.Values["memory per connection, KiB"] = kib
-			}
-			out = append(out, ls)
+		var err error
+		if out[i], err = s.withConnections(ctx, n); err != nil {
+			return nil, fmt.Errorf("%d connections: %w", n, err)
 		}
-		return out, nil
-	},
+	}
+	base := out[0].Sample
+	for i, n := range s.P.Counts {
+		sample := &out[i+1].Sample
+		sample.Values = map[string]float64{shareOfNone: ratio(sample.Records, sample.Seconds, base.Records, base.Seconds)}
+		if kib, ok := s.perConn[n]; ok {
+			sample.Values["memory per connection, KiB"] = kib
+		}
+	}
+	return out, nil
 }
 
 // shareOfNone compares a round with the one before it.
@@ -127,6 +141,9 @@ func closeAll(conns []net.Conn) {
 
 func (s *Session) withConnections(ctx context.Context, n int) (LineSample, error) {
 	ls := LineSample{Line: fmt.Sprintf("%d connections", n)}
+	if n == 0 {
+		ls.Line = "no idle connections"
+	}
 	conns, err := openConnections(ctx, s.C.Bootstrap, n)
 	defer closeAll(conns)
 	if err != nil {

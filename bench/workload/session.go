@@ -28,6 +28,7 @@ type Session struct {
 	preloaded int64              // records that a catch-up reads
 	topics    map[int]load.Topic // by partition count
 	perConn   map[int]float64    // KiB, by number of connections
+	backwards bool               // the last round of connections went from many to none
 	idleRSS   int64              // of the largest process, before any load
 }
 
