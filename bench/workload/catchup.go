@@ -62,6 +62,7 @@ func (s *Session) preload(ctx context.Context) error {
 	var mu sync.Mutex
 	var failed error
 	n := max(1, s.P.Preload/int64(s.P.RecordSize))
+	start := time.Now()
 	for i := range n {
 		p.Send(int32(i%int64(s.Topic.Partitions)), pay.key(), pay.plain(), func(_ int64, err error) {
 			mu.Lock()
@@ -78,6 +79,7 @@ func (s *Session) preload(ctx context.Context) error {
 		return err
 	}
 	s.preloaded = n
+	s.Logf("%s: %d records loaded in %.1f s", s.C.Name, n, time.Since(start).Seconds())
 	mu.Lock()
 	defer mu.Unlock()
 	return failed

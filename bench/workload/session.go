@@ -73,7 +73,10 @@ func (s *Session) newTopic(ctx context.Context, base string, n int) error {
 	if s.C.SlowNode != 0 {
 		s.Topic.Assignment = s.awayFrom(s.C.SlowNode, n)
 	}
-	return s.Client.CreateTopic(ctx, s.Topic)
+	start := time.Now()
+	err := s.Client.CreateTopic(ctx, s.Topic)
+	s.Logf("%s: a topic of %d partitions had leaders after %.1f s", s.C.Name, n, time.Since(start).Seconds())
+	return err
 }
 
 // meter measures brokers and load over a window.
