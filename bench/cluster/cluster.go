@@ -134,7 +134,7 @@ func (c *Cluster) Node(id int32) *Node {
 func (c *Cluster) Dir() string { return c.dir }
 
 // stopGrace is how long a SIGTERM may take before SIGKILL.
-const stopGrace = 30 * time.Second
+const stopGrace = 90 * time.Second
 
 // Stop ends all processes, all at once, and removes the data.
 func (c *Cluster) Stop() error {
