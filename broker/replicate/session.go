@@ -15,6 +15,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/tailrace/tailrace/internal/bugs"
 	"github.com/tailrace/tailrace/internal/model"
 	"github.com/tailrace/tailrace/partition"
 )
@@ -55,6 +56,7 @@ type Session struct {
 	// forgotten left parts but may still be in the leader's session.
 	forgotten map[model.TopicPartition]struct{}
 	id, epoch int32
+	late      lateAnswers
 }
 
 // fetchPart is a followed partition. sent is what the outstanding or last
@@ -230,6 +232,13 @@ func (s *Session) applyPartition(tp model.TopicPartition, p *kmsg.FetchResponseT
 	var sent partition.FetchState
 	if part != nil {
 		sent = part.sent
+	}
+	if bugs.FetchMixup {
+		if part == nil || !sent.Following {
+			s.late.keep(tp, p)
+		} else {
+			p = s.late.swap(tp, p)
+		}
 	}
 	s.mu.Unlock()
 	if part == nil || !sent.Following {
