@@ -26,6 +26,10 @@ const (
 	retryBudget        = 60
 )
 
+// keyShift: the bits of a value from there on say which partition of which
+// topic it was sent to, so that a record is known anywhere.
+const keyShift = 32
+
 // histories record what the clients did, for the checker.
 type histories struct {
 	h       history.History
@@ -45,7 +49,7 @@ func (hs *histories) key(tp model.TopicPartition) history.Key {
 		k = history.Key(len(hs.h.Keys))
 		hs.keys[tp] = k
 		hs.h.Keys = append(hs.h.Keys, fmt.Sprintf("%s-%d", tp.Topic, tp.Partition))
-		hs.next = append(hs.next, 0)
+		hs.next = append(hs.next, history.Value(k)<<keyShift)
 	}
 	return k
 }
@@ -277,7 +281,7 @@ func (p *producer) failed(code int16) {
 	if !definite {
 		p.unknown = p.unknown || code != -2
 	}
-	if p.idempotent && p.attempts < retryBudget && !p.stopped {
+	if p.idempotent && p.attempts < retryBudget && !p.stopped && !w.orc.deleted(p.tp.Topic) {
 		w.after(time.Duration(20+p.rng.IntN(200))*time.Millisecond, evClient, p.attempt)
 		return
 	}

@@ -34,7 +34,7 @@ type disk struct {
 	countIn  int  // calls until the machine crashes; 0: not armed
 	bytes    int64
 	acted    *Acted
-	removed  func(name string) // told of each removal
+	removed  func(name string, dir bool) // told of each removal
 	syncErrs int
 }
 
@@ -211,7 +211,7 @@ func (d *disk) Remove(name string) error {
 		return fmt.Errorf("remove %s: %w", name, syscall.ENOTEMPTY)
 	}
 	if d.removed != nil {
-		d.removed(name)
+		d.removed(name, ino.dir)
 	}
 	d.enter(name, nil, 0)
 	return nil

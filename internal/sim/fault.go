@@ -66,6 +66,9 @@ var faultKinds = map[string]faultKind{
 	"wipe":       {3, wipeNode},
 	"rot":        {4, rotBits},
 	"rebalance":  {3, rebalance},
+	"late-join":  {4, lateProposal},
+	"delete":     {2, deleteTopic},
+	"grow":       {2, growTopic},
 	"quorum-all": {3, func(w *world, _ *node, _ Fault) { w.campaignAll() }},
 }
 
@@ -73,6 +76,7 @@ var faultKinds = map[string]faultKind{
 type faultState struct {
 	impaired int // index of the node that lost data and has not recovered; -1: none
 	rotten   map[int]bool
+	late     *lateJoin // under way; nil: none
 }
 
 func kindsSorted() []string {

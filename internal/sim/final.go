@@ -2,6 +2,7 @@ package sim
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/tailrace/tailrace/internal/batch"
@@ -72,7 +73,7 @@ func (w *world) writing(since time.Duration) bool {
 // unwhole says what is not as it should be in a quiet cluster.
 func (w *world) unwhole() string {
 	img := w.orc.image
-	if img == nil || len(w.topics) == 0 {
+	if img == nil || len(w.topics) != 1 || w.topics[0].gone {
 		return "no topic"
 	}
 	for _, p := range w.prods {
@@ -86,6 +87,11 @@ func (w *world) unwhole() string {
 		}
 		if b := img.Brokers[n.id]; b == nil || b.Fenced {
 			return fmt.Sprintf("broker %d is fenced", n.id)
+		}
+	}
+	for _, n := range w.nodes {
+		if why := n.leftovers(); n.up && why != "" {
+			return why
 		}
 	}
 	for _, p := range w.orc.order {
@@ -142,7 +148,7 @@ func (w *world) judge() {
 	if w.par.deleteRecords || w.fail != nil {
 		return // what was deleted on purpose looks lost to the checker
 	}
-	rep := history.Check(&w.hist.h, history.Options{AllowDuplicates: true, FinalReads: w.hist.final, Dumps: w.hist.dumps})
+	rep := history.Check(w.hist.living(w.orc), history.Options{AllowDuplicates: true, FinalReads: w.hist.final, Dumps: w.hist.dumps})
 	if !rep.Valid() {
 		w.violate(invHistory, "%s", rep)
 	}
@@ -248,4 +254,35 @@ func readable(l partition.Log, from, end int64) error {
 		}
 	}
 	return nil
+}
+
+// living is the history without what was sent to topics that were deleted
+// since: it is lost on purpose.
+func (hs *histories) living(o *oracle) *history.History {
+	dead := make([]bool, len(hs.h.Keys))
+	any := false
+	for tp, k := range hs.keys {
+		dead[k] = o.deleted(tp.Topic)
+		any = any || dead[k]
+	}
+	if !any {
+		return &hs.h
+	}
+	out := &history.History{Keys: hs.h.Keys}
+	for _, op := range hs.h.Ops {
+		var mops []history.Mop
+		for _, m := range op.Mops {
+			if m.Poll {
+				m.Reads = slices.DeleteFunc(slices.Clone(m.Reads), func(r history.Read) bool { return dead[r.Key] })
+			} else if dead[m.Key] {
+				continue
+			}
+			mops = append(mops, m)
+		}
+		if op.F != history.FSend || len(mops) > 0 {
+			op.Mops = mops
+			out.Ops = append(out.Ops, op)
+		}
+	}
+	return out
 }

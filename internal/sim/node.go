@@ -39,6 +39,8 @@ type node struct {
 	opened  bool // the directory was initialised
 	skew    time.Duration
 	drift   int64 // parts per million
+	// outdated: the disk is a copy of a life before this incarnation.
+	outdated model.Incarnation
 
 	// The process.
 	gen      uint32 // counts processes
@@ -158,11 +160,7 @@ func (n *node) catalogCall(call string) error {
 
 func (n *node) open() (err error) {
 	p := &n.w.par
-	n.disk.removed = func(name string) {
-		if n.opening {
-			n.w.violate(invQuarantine, "%d unlinks %s", n.id, name)
-		}
-	}
+	n.disk.removed = n.unlinked
 	n.opening = true
 	n.store, err = segment.Open(segment.Options{
 		Dir: "data", FS: n.disk, Catalog: n.catalog, Clock: n, MustExist: n.opened,
@@ -259,7 +257,7 @@ func (n *node) restartIn(d time.Duration) {
 func (n *node) wipe() {
 	n.disk = newDisk(n.rng, &n.w.acted)
 	n.catalog = segment.NewModelCatalog()
-	n.opened, n.founder = false, false
+	n.opened, n.founder, n.outdated = false, false, 0
 	n.newStorage()
 }
 

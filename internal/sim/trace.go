@@ -118,6 +118,8 @@ type Acted struct {
 	Proposals, ProposalsRejected, ProposalsUnknown      int64
 	StaleFetches, Divergences, OffsetReset, DeletedRecs int64
 	Balances, Committed, Forgotten, LeftOffline         int64
+	TopicDeletions, FilesDeleted, Grown                 int64 // files and directories of deleted topics; partitions
+	LateProposals, LateRefused, RollBacks               int64 // proposals that met another life of the proposed member
 }
 
 // Add sums two counts.
