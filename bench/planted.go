@@ -43,7 +43,7 @@ func plantedCommand(o *faults.Options) *cobra.Command {
 	f.StringVar(&p.Bug, "bug", "", "only this one")
 	f.StringVar((*string)(&p.Detector), "detector", "", "sim, sweep, process or all of them; without, the first that the table names for the bug")
 	f.BoolVar(&p.Control, "control", false, "then run the same search without the bug: it must find nothing")
-	f.IntVar(&p.Some, "some", 0, "so many of those that need no processes, drawn by --seed")
+	f.IntVar(&p.Some, "some", 0, "so many of those that are found fast and without processes, drawn by --seed")
 	f.DurationVar(&p.Patience, "patience", 10*time.Minute, "for each bug")
 	f.BoolVar(&list, "list", false, "list the bugs and their detectors")
 	f.BoolVar(&markdown, "markdown", false, "print the table of docs/reliability.md")

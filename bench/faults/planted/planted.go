@@ -104,12 +104,12 @@ func (o *Options) choose() ([]*search, error) {
 	return o.draw(list), nil
 }
 
-// draw keeps some of the searches that need no processes.
+// draw keeps some of the searches that are fast and need no processes.
 func (o *Options) draw(list []*search) []*search {
 	if o.Some == 0 {
 		return list
 	}
-	list = slices.DeleteFunc(list, func(s *search) bool { return s.way.Detector == Process })
+	list = slices.DeleteFunc(list, func(s *search) bool { return s.bug.Slow || s.way.Detector == Process })
 	rand.New(rand.NewPCG(o.Seed, 1)).Shuffle(len(list), func(i, j int) { list[i], list[j] = list[j], list[i] })
 	return list[:min(o.Some, len(list))]
 }

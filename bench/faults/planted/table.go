@@ -21,6 +21,7 @@ type Bug struct {
 	Name  string
 	About string // what the broker does wrong
 	Ways  []Way  // what finds it; the first is taken unless one is asked for
+	Slow  bool   // its first detector takes more than a few seconds on a machine that is not busy
 }
 
 // Way is a detector that finds a bug, and what it said in the run of record that
@@ -38,70 +39,70 @@ var Bugs = []Bug{
 	{"ackbeforefsync", "the leader acknowledges before its own sync", []Way{
 		{Sim, "", "", ""},
 		{Process, "cutwipe", "", ""},
-	}},
+	}, false},
 	{"nofsync", "segment files are not synced", []Way{
 		{Sweep, "./segment TestCrashSweep", "", ""},
 		{Process, "cutwipe", "", ""},
-	}},
+	}, false},
 	{"nodirsync", "directories are not synced", []Way{
 		{Sweep, "./segment TestCrashSweep", "", ""},
-	}},
+	}, false},
 	{"pagecacheend", "a follower reports what it has written, not what is durable", []Way{
 		{Sim, "", "", ""},
 		{Process, "cutwipe", "", ""},
-	}},
+	}, false},
 	{"trusttail", "a recovered tail in the page cache counts as durable", []Way{
 		{Sim, "", "", ""},
 		{Process, "killcut", "", ""},
-	}},
+	}, true},
 	{"isrjoin", "a follower joins the in-sync set below the high watermark", []Way{
 		{Sim, "", "", ""},
-	}},
+	}, false},
 	{"epochstart", "a follower joins the in-sync set below the start of the leader's epoch", []Way{
 		{Sim, "", "", ""},
-	}},
+	}, false},
 	{"brokerepoch", "in-sync proposals are taken whatever the incarnations of their members", []Way{
 		{Sim, "", "", ""},
 		{Sweep, "./broker/control TestDecide", "", ""},
-	}},
+	}, false},
 	{"rpcadopt", "an in-sync change is adopted from the answer of the controller", []Way{
 		{Sim, "", "", ""},
-	}},
+	}, false},
 	{"pendingfloor", "pending members count towards min.insync.replicas", []Way{
 		{Sim, "", "", ""},
-	}},
+	}, false},
 	{"epochreuse", "a restarted leader goes on in its old epoch", []Way{
 		{Sim, "", "", ""},
-	}},
+	}, false},
 	{"hwtruncate", "a follower truncates to its high watermark", []Way{
 		{Sim, "", "", ""},
 		{Process, "killall", "", ""},
-	}},
+	}, false},
 	{"fetchmixup", "an answer to a fetch is delivered to a later request", []Way{
 		{Sim, "", "", ""},
-	}},
+	}, false},
 	{"deduploss", "producer state is forgotten on failover", []Way{
 		{Sim, "", "", ""},
 		{Process, "kill", "", ""},
-	}},
+	}, false},
 	{"dupearly", "a duplicate is answered before its original is committed", []Way{
 		{Sim, "", "", ""},
-	}},
+	}, false},
 	{"staleend", "a deposed leader answers end offsets", []Way{
 		{Sim, "", "", ""},
 		{Process, "pause", "", ""},
-	}},
+	}, false},
 	{"trustgossip", "gossip's word fences a broker, without a probe and before its lease is over", []Way{
 		{Sim, "", "", ""},
 		{Sweep, "./broker/control TestFalseGossipIsHarmless", "", ""},
-	}},
+	}, false},
 	{"nochecksum", "blocks are served without a look at their checksums", []Way{
 		{Sim, "", "", ""},
 		{Process, "flip", "", ""},
-	}},
+	}, false},
 	{"orphandelete", "recovery unlinks files that the catalog does not list", []Way{
 		{Sim, "", "", ""},
-	}},
+	}, false},
 }
 
 // find returns a bug by its name, with or without the prefix of its tag.
