@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"time"
 
@@ -34,7 +33,7 @@ func plantedCommand(o *faults.Options) *cobra.Command {
 				p.Seed = uint64(time.Now().UnixNano()) % 1_000_000_007
 			}
 			if err := planted.Run(cmd.Context(), p); err != nil {
-				return errors.Join(errors.New("faults planted:"), err)
+				return fmt.Errorf("faults planted: %w", err)
 			}
 			return nil
 		},

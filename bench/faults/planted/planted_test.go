@@ -70,7 +70,7 @@ func TestWays(t *testing.T) {
 				ok = false
 			}
 			if !ok {
-				t.Errorf("%s: %+v", b.Name, w)
+				t.Errorf("%s: %s by %q after %q", b.Name, w, w.By, w.Took)
 			}
 		}
 	}

@@ -37,71 +37,71 @@ type Way struct {
 // Bugs are all planted bugs; internal/bugs has a tag for each.
 var Bugs = []Bug{
 	{"ackbeforefsync", "the leader acknowledges before its own sync", []Way{
-		{Sim, "", "", ""},
-		{Process, "cutwipe", "", ""},
+		{Sim, "", "I2 every replica that may be elected has all committed records", "84 s, 1,147 events"},
+		{Process, "cutwipe", "A1, B1", "110 s"},
 	}, false},
 	{"nofsync", "segment files are not synced", []Way{
-		{Sweep, "./segment TestCrashSweep", "", ""},
-		{Process, "cutwipe", "", ""},
+		{Sweep, "./segment TestCrashSweep", "a crash before the 90th call loses acknowledged records", "21 s"},
+		{Process, "cutwipe", "B9: brokers find their logs damaged; nothing wrong is served", "356 s"},
 	}, false},
 	{"nodirsync", "directories are not synced", []Way{
-		{Sweep, "./segment TestCrashSweep", "", ""},
+		{Sweep, "./segment TestCrashSweep", "a crash before the 88th call loses acknowledged records", "57 s"},
 	}, false},
 	{"pagecacheend", "a follower reports what it has written, not what is durable", []Way{
-		{Sim, "", "", ""},
-		{Process, "cutwipe", "", ""},
+		{Sim, "", "I6 who joins the in-sync set has caught up", "51 s, 4,152 events"},
+		{Process, "cutwipe", "A1, A10, B1", "118 s"},
 	}, false},
 	{"trusttail", "a recovered tail in the page cache counts as durable", []Way{
-		{Sim, "", "", ""},
+		{Sim, "", "I6 who joins the in-sync set has caught up", "201 s, 3,804,144 events"},
 		{Process, "killcut", "", ""},
 	}, true},
 	{"isrjoin", "a follower joins the in-sync set below the high watermark", []Way{
-		{Sim, "", "", ""},
+		{Sim, "", "I6 who joins the in-sync set has caught up", "32 s, 4,152 events"},
 	}, false},
 	{"epochstart", "a follower joins the in-sync set below the start of the leader's epoch", []Way{
-		{Sim, "", "", ""},
+		{Sim, "", "I6 who joins the in-sync set has caught up", "25 s, 40,941 events"},
 	}, false},
 	{"brokerepoch", "in-sync proposals are taken whatever the incarnations of their members", []Way{
-		{Sim, "", "", ""},
+		{Sim, "", "I6 who joins the in-sync set has caught up", "37 s, 605,480 events"},
 		{Sweep, "./broker/control TestDecide", "", ""},
 	}, false},
 	{"rpcadopt", "an in-sync change is adopted from the answer of the controller", []Way{
-		{Sim, "", "", ""},
+		{Sim, "", "I2 every replica that may be elected has all committed records", "110 s, 9,267 events"},
 	}, false},
 	{"pendingfloor", "pending members count towards min.insync.replicas", []Way{
-		{Sim, "", "", ""},
+		{Sim, "", "I4 the high watermark stands still below min.insync.replicas", "45 s, 85,670 events"},
 	}, false},
 	{"epochreuse", "a restarted leader goes on in its old epoch", []Way{
-		{Sim, "", "", ""},
+		{Sim, "", "I3 logs match: one batch for an offset and epoch, and all before it", "23 s, 103,031 events"},
 	}, false},
 	{"hwtruncate", "a follower truncates to its high watermark", []Way{
-		{Sim, "", "", ""},
+		{Sim, "", "I18 a log is cut only on the answer of a leader", "15 s, 9,660 events"},
 		{Process, "killall", "", ""},
 	}, false},
 	{"fetchmixup", "an answer to a fetch is delivered to a later request", []Way{
-		{Sim, "", "", ""},
+		{Sim, "", "I2 every replica that may be elected has all committed records", "14 s, 391,095 events"},
 	}, false},
 	{"deduploss", "producer state is forgotten on failover", []Way{
-		{Sim, "", "", ""},
+		{Sim, "", "I26 a batch of an idempotent producer is in the log once", "15 s, 18,103 events"},
 		{Process, "kill", "", ""},
 	}, false},
 	{"dupearly", "a duplicate is answered before its original is committed", []Way{
-		{Sim, "", "", ""},
+		{Sim, "", "I1 acknowledged records are durable on the whole in-sync set", "16 s, 11,864 events"},
 	}, false},
 	{"staleend", "a deposed leader answers end offsets", []Way{
-		{Sim, "", "", ""},
+		{Sim, "", "I15 end answers cover what was acknowledged a lease before the question", "49 s, 4,087,935 events"},
 		{Process, "pause", "", ""},
-	}, false},
+	}, true},
 	{"trustgossip", "gossip's word fences a broker, without a probe and before its lease is over", []Way{
-		{Sim, "", "", ""},
+		{Sim, "", "I17 gossip fences nobody whose lease may be valid", "21 s, 97,383 events"},
 		{Sweep, "./broker/control TestFalseGossipIsHarmless", "", ""},
 	}, false},
 	{"nochecksum", "blocks are served without a look at their checksums", []Way{
-		{Sim, "", "", ""},
+		{Sim, "", "I23 consumers get committed records only", "21 s, 111,820 events"},
 		{Process, "flip", "", ""},
 	}, false},
 	{"orphandelete", "recovery unlinks files that the catalog does not list", []Way{
-		{Sim, "", "", ""},
+		{Sim, "", "I37 recovery unlinks nothing", "16 s, 117,962 events"},
 	}, false},
 }
 
