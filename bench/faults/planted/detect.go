@@ -55,18 +55,30 @@ var (
 // judgeTest reads the output of a test binary: only a failure of that very test
 // counts.
 func judgeTest(out []byte, test string, failed bool) (Found, error) {
-	m := failLine.FindSubmatch(out)
+	m := failLine.FindAllSubmatch(out, -1)
 	switch {
 	case !failed && bytes.Contains(out, []byte("--- PASS: "+test+" ")):
 		return Found{Detail: test + " passed"}, nil
-	case !failed || m == nil || string(m[1]) != test:
+	case !failed || m == nil || string(m[0][1]) != test:
 		return Found{}, fmt.Errorf("%s neither passed nor failed by itself:\n%s", test, out)
 	}
-	f := Found{By: test}
-	if said := saidLine.FindSubmatch(out); said != nil {
-		f.Detail = string(said[1])
+	part := string(m[0][1])
+	if len(m) > 1 && strings.HasPrefix(string(m[1][1]), test+"/") {
+		part = string(m[1][1])
 	}
-	return f, nil
+	return Found{By: test, Detail: strings.TrimSpace(part + ": " + lastWords(out, part))}, nil
+}
+
+// lastWords returns the first line of the last message that a test wrote.
+func lastWords(out []byte, test string) string {
+	_, own, _ := bytes.Cut(out, []byte("=== RUN   "+test+"\n"))
+	own, _, _ = bytes.Cut(own, []byte("=== RUN"))
+	own, _, _ = bytes.Cut(own, []byte("--- FAIL"))
+	said := saidLine.FindAllSubmatch(own, -1)
+	if said == nil {
+		return ""
+	}
+	return string(said[len(said)-1][1])
 }
 
 // campaign runs campaigns on processes, each with its own seed.

@@ -125,8 +125,10 @@ func (s *search) run(ctx context.Context) error {
 	case errors.As(err, &out):
 		_, err = fmt.Fprintf(s.o.Out, "%s: LEFT OUT: %s: %s\n", name, s.way, out.reason)
 		return err
-	case errors.Is(err, context.DeadlineExceeded) || err == nil && f.By == "":
-		return fmt.Errorf("%s: NOT FOUND by %s within %s %s", name, s.way, s.o.Patience, f.Detail)
+	case errors.Is(err, context.DeadlineExceeded):
+		return fmt.Errorf("%s: NOT FOUND by %s within %s", name, s.way, s.o.Patience)
+	case err == nil && f.By == "":
+		return fmt.Errorf("%s: NOT FOUND by %s: %s", name, s.way, f.Detail)
 	case err != nil:
 		return fmt.Errorf("%s: %s: %w", name, s.way, err)
 	}

@@ -108,7 +108,7 @@ func TestJudgeTest(t *testing.T) {
 		err       bool
 	}{
 		{name: "found", out: "=== RUN   TestX\n    x_test.go:7: record 3 is gone\n--- FAIL: TestX (0.10s)\nFAIL\n", failed: true, by: "TestX"},
-		{name: "found in a part", out: "--- FAIL: TestX (0.10s)\n    --- FAIL: TestX/a (0.10s)\n        x_test.go:7: gone\nFAIL\n", failed: true, by: "TestX"},
+		{name: "found in a part", out: "=== RUN   TestX\n=== RUN   TestX/a\n    x_test.go:7: fine\n=== RUN   TestX/b\n    x_test.go:6: so far\n    x_test.go:7: gone\n--- FAIL: TestX (0.10s)\n    --- FAIL: TestX/b (0.10s)\n", failed: true, by: "TestX"},
 		{name: "clean", out: "=== RUN   TestX\n--- PASS: TestX (0.10s)\nPASS\n"},
 		{name: "no such test", out: "testing: warning: no tests to run\nPASS\n", err: true},
 		{name: "skipped", out: "--- SKIP: TestX (0.00s)\nPASS\n", err: true},
@@ -116,6 +116,9 @@ func TestJudgeTest(t *testing.T) {
 		{name: "a leak after it", out: "--- PASS: TestX (0.10s)\nPASS\ngoleak: found unexpected goroutines\n", failed: true, err: true},
 	} {
 		f, err := judgeTest([]byte(c.out), "TestX", c.failed)
+		if f.By != "" && !strings.HasSuffix(f.Detail, "gone") {
+			t.Errorf("%s: told as %q", c.name, f.Detail)
+		}
 		if f.By != c.by || (err != nil) != c.err {
 			t.Errorf("%s: %+v, %v", c.name, f, err)
 		}
