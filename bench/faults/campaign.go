@@ -139,6 +139,7 @@ type campaign struct {
 	write  *writers
 	read   *readers
 	result *Result
+	flips  []*bitFlip // of nemesis flip; only its rounds and the verdict use it
 
 	lastFault atomic.Int64 // on the history's clock; 0: faults go on
 

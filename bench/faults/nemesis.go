@@ -57,7 +57,7 @@ func init() {
 		"diskfull":    {about: "the disks of one, two or all brokers fill up, and get room again", disk: smallDisk, needs: needsRoot, round: diskFull},
 		"wipe":        {about: "a broker comes back under its id with an empty disk", round: wipe},
 		"leave":       {about: "graceful stops and returns, one broker after the other", round: leave},
-		"flip":        {about: "bit flips in sealed segments of one replica of each partition while its broker is down", args: []string{"--scrub-period", "1s"}, reread: true, round: flip},
+		"flip":        {about: "bit flips in settled blocks of one replica of each partition while its broker, or all, are down; each is followed until it is repaired", args: []string{"--scrub-period", "1s", "--scrub-bytes", "32MiB"}, reread: true, round: flip},
 		"flipcatalog": {about: "bit flips in the catalog of one broker while it is down", round: flipCatalog},
 		"pausekill":   {about: "pause one, kill another, resume the paused one first", brokers: 3, round: pauseKill},
 	} {
