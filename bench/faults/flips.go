@@ -66,25 +66,25 @@ func (c *campaign) follow(flips []*bitFlip) (bool, error) {
 		if err != nil {
 			return false, err
 		}
-		f.note(lines, c.rec.Now())
+		f.note(lines, c.topo.name(f.TP.Topic), c.rec.Now())
 		settled = settled && f.Found > 0 && f.Repaired > 0
 	}
 	return settled, nil
 }
 
 // note takes from the lines, which a broker logged since the flip, what they
-// say about it.
-func (f *bitFlip) note(lines []damageLine, now int64) {
+// say about it. A broker that has no metadata yet names the topic by its id.
+func (f *bitFlip) note(lines []damageLine, topic string, now int64) {
 	found := false
 	for i := range lines {
 		l := &lines[i]
 		switch {
 		case !found && l.Event == "corruption_found" && l.File == f.File && l.Position == f.Block.Pos && l.covers(f.Block):
-			found, f.Topic, f.Partition = true, l.Topic, l.Partition
+			found = true
 			if f.Found == 0 {
 				f.Found = now
 			}
-		case !found || l.Topic != f.Topic || l.Partition != f.Partition:
+		case !found || l.Topic != topic && l.Topic != f.TP.Topic.String() || l.Partition != f.TP.Partition:
 		case l.Event == "stepped_down":
 			f.WhileLead = true
 		case l.Event == "repaired" && l.covers(f.Block) && f.Repaired == 0:

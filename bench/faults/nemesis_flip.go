@@ -66,10 +66,8 @@ type bitFlip struct {
 	Good       [sha256.Size]byte // of the block's bytes before
 	At         int64             // on the history's clock
 	logFrom    int64             // where the broker's log ended then
-	Topic      string            // as the broker names it
-	Partition  int32
-	Found      int64 // on the history's clock; 0: it was not
-	WhileLead  bool  // by a leader, which then stepped down
+	Found      int64             // on the history's clock; 0: it was not
+	WhileLead  bool              // by a leader, which then stepped down
 	Repaired   int64
 	RightBytes bool // in the end, on every replica
 }

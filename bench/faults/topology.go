@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/tailrace/tailrace/internal/model"
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
@@ -27,6 +28,7 @@ type topology struct {
 	places map[tp]place
 	live   map[int32]bool
 	first  map[tp]int32 // leader epoch when first seen
+	names  map[model.TopicID]string
 	moves  struct{ shrinks, expands, leaderless int }
 	wake   chan struct{}
 }
@@ -39,7 +41,7 @@ const (
 )
 
 func newTopology(c *campaign) *topology {
-	return &topology{c: c, places: map[tp]place{}, live: map[int32]bool{}, first: map[tp]int32{}, wake: make(chan struct{}, 1)}
+	return &topology{c: c, places: map[tp]place{}, live: map[int32]bool{}, first: map[tp]int32{}, names: map[model.TopicID]string{}, wake: make(chan struct{}, 1)}
 }
 
 // refresh asks for news soon: somebody met a broker that does not lead.
@@ -105,6 +107,7 @@ func (t *topology) learn(m *kmsg.MetadataResponse) {
 		if topic.Topic == nil {
 			continue
 		}
+		t.names[topic.TopicID] = *topic.Topic
 		for j := range topic.Partitions {
 			p := &topic.Partitions[j]
 			fresh = t.learnPlace(tp{*topic.Topic, p.Partition}, place{p.Leader, p.LeaderEpoch, p.Replicas, p.ISR}) || fresh
@@ -147,6 +150,13 @@ func (t *topology) place(k tp) (place, bool) {
 	defer t.mu.Unlock()
 	p, ok := t.places[k]
 	return p, ok
+}
+
+// name is the name of a topic; "" if nobody told it.
+func (t *topology) name(id model.TopicID) string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.names[id]
 }
 
 func (t *topology) all() map[tp]place {
