@@ -66,7 +66,9 @@ func (c *campaign) follow(flips []*bitFlip) (bool, error) {
 		if err != nil {
 			return false, err
 		}
-		f.note(lines, c.topo.name(f.TP.Topic), c.rec.Now())
+		k := c.partition(f.TP)
+		f.Led = f.Led || f.Found == 0 && c.topo.ledAfter(k, f.Broker, f.epoch)
+		f.note(lines, k.topic, c.rec.Now())
 		settled = settled && f.Found > 0 && f.Repaired > 0
 	}
 	return settled, nil
@@ -85,8 +87,6 @@ func (f *bitFlip) note(lines []damageLine, topic string, now int64) {
 				f.Found = now
 			}
 		case !found || l.Topic != topic && l.Topic != f.TP.Topic.String() || l.Partition != f.TP.Partition:
-		case l.Event == "stepped_down":
-			f.WhileLead = true
 		case l.Event == "repaired" && l.covers(f.Block) && f.Repaired == 0:
 			f.Repaired = now
 		}
@@ -112,7 +112,7 @@ func damageLines(name string, from int64) ([]damageLine, error) {
 			continue // a line of the harness, or one that is being written
 		}
 		switch l.Event {
-		case "corruption_found", "stepped_down", "repaired":
+		case "corruption_found", "repaired":
 			out = append(out, l)
 		}
 	}
@@ -125,8 +125,8 @@ func (c *campaign) tally(f *bitFlip) {
 	case f.Found == 0:
 		c.anomaly("not found within %s: %s", followPatience, f)
 		return
-	case f.WhileLead:
-		c.count("flip: found by a leader, which gave up its leadership")
+	case f.Led:
+		c.count("flip: found on a broker that had been elected leader with it")
 	}
 	c.count("flip: found")
 	if f.Repaired == 0 {

@@ -65,9 +65,10 @@ type bitFlip struct {
 	Block      segment.BlockInfo // that holds it
 	Good       [sha256.Size]byte // of the block's bytes before
 	At         int64             // on the history's clock
+	epoch      int32             // leader epoch then
 	logFrom    int64             // where the broker's log ended then
 	Found      int64             // on the history's clock; 0: it was not
-	WhileLead  bool              // by a leader, which then stepped down
+	Led        bool              // its broker was elected with it, before it was found
 	Repaired   int64
 	RightBytes bool // in the end, on every replica
 }
@@ -124,6 +125,9 @@ func (c *campaign) flipBlocks(rng *rand.Rand, down []*node) ([]*bitFlip, error) 
 	return out, nil
 }
 
+// partition is the name of a partition.
+func (c *campaign) partition(p model.TopicPartition) tp { return tp{c.topo.name(p.Topic), p.Partition} }
+
 // flipBit flips a random bit of the block, in place.
 func (c *campaign) flipBit(rng *rand.Rand, n *node, f *bitFlip) error {
 	file, err := os.OpenFile(f.File, os.O_RDWR, 0)
@@ -140,6 +144,8 @@ func (c *campaign) flipBit(rng *rand.Rand, n *node, f *bitFlip) error {
 		return err
 	}
 	i := rng.IntN(len(b))
+	p, _ := c.topo.place(c.partition(f.TP))
+	f.epoch = p.epoch
 	f.Good, f.At, f.logFrom = sha256.Sum256(b), c.rec.Now(), log.Size()
 	f.Pos, f.Bit = f.Block.Pos+int64(i), rng.IntN(8)
 	if _, err := file.WriteAt([]byte{b[i] ^ 1<<f.Bit}, f.Pos); err != nil {

@@ -29,6 +29,7 @@ type topology struct {
 	live   map[int32]bool
 	first  map[tp]int32 // leader epoch when first seen
 	names  map[model.TopicID]string
+	terms  map[tp][]term
 	moves  struct{ shrinks, expands, leaderless int }
 	wake   chan struct{}
 }
@@ -41,7 +42,7 @@ const (
 )
 
 func newTopology(c *campaign) *topology {
-	return &topology{c: c, places: map[tp]place{}, live: map[int32]bool{}, first: map[tp]int32{}, names: map[model.TopicID]string{}, wake: make(chan struct{}, 1)}
+	return &topology{c: c, places: map[tp]place{}, live: map[int32]bool{}, first: map[tp]int32{}, names: map[model.TopicID]string{}, terms: map[tp][]term{}, wake: make(chan struct{}, 1)}
 }
 
 // refresh asks for news soon: somebody met a broker that does not lead.
@@ -141,8 +142,21 @@ func (t *topology) learnPlace(k tp, p place) bool {
 			t.moves.leaderless++
 		}
 	}
+	if !known || p.epoch > old.epoch {
+		t.terms[k] = append(t.terms[k], term{p.leader, p.epoch})
+	}
 	t.places[k] = p
 	return true
+}
+
+// term is a leadership that metadata showed.
+type term struct{ leader, epoch int32 }
+
+// ledAfter reports whether a broker was seen to lead in a later epoch.
+func (t *topology) ledAfter(k tp, broker, epoch int32) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return slices.ContainsFunc(t.terms[k], func(x term) bool { return x.leader == broker && x.epoch > epoch })
 }
 
 func (t *topology) place(k tp) (place, bool) {
