@@ -125,11 +125,7 @@ func failSync(ctx context.Context, c *campaign, rng *rand.Rand) error {
 		n.kill()
 	}
 	c.disks.crash[n.ix].PowerCut(nil)
-	if err := c.disks.mounts[n.ix].Unmount(); err != nil {
-		return err
-	}
-	var err error
-	if c.disks.mounts[n.ix], err = c.disks.crash[n.ix].Mount(c.disks.dir(n.ix)); err != nil {
+	if err := c.disks.remountOne(n.ix); err != nil {
 		return err
 	}
 	if err := n.start(); err != nil {
@@ -293,4 +289,49 @@ func flipBits(path string, rng *rand.Rand, n int, logf func(string, ...any)) err
 		logf("bit flipped at %d of %s", off, path)
 	}
 	return nil
+}
+
+// loseWAL takes the newest write-ahead log of a broker's catalog away while it
+// is down. With what is left it would open as of the last flush, and not know
+// what it has acknowledged or whom it has voted for; so it must refuse to start,
+// until its disk is replaced.
+func loseWAL(ctx context.Context, c *campaign, rng *rand.Rand) error {
+	n := c.victim(rng)
+	down := []*node{n}
+	if rng.IntN(2) == 0 {
+		down = c.nodes
+	}
+	for _, x := range down {
+		x.kill()
+		c.count("kill -9")
+	}
+	wals := n.files("catalog", ".log")
+	if len(wals) == 0 {
+		return fmt.Errorf("broker %d has no write-ahead log", n.id())
+	}
+	newest := wals[len(wals)-1]
+	c.logf("%s of broker %d vanishes while %d brokers are down", filepath.Base(newest), n.id(), len(down))
+	if err := os.Remove(newest); err != nil {
+		return err
+	}
+	c.count("write-ahead log lost")
+	if err := startAll(down, rng); err != nil {
+		return err
+	}
+	n.expectEnd()
+	if err := c.await(ctx, fmt.Sprintf("broker %d refuses to start", n.id()), healPatience, func() bool { return !n.running() || n.ready() }); err != nil {
+		return err
+	}
+	if n.running() {
+		c.anomaly("broker %d serves without %s", n.id(), newest)
+		return nil
+	}
+	c.count("write-ahead log lost: the broker refused, its disk was replaced")
+	if err := os.RemoveAll(n.dir); err != nil {
+		return err
+	}
+	if err := n.start(); err != nil {
+		return err
+	}
+	return c.awaitBack(ctx, n)
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"time"
 
 	"github.com/tailrace/tailrace/internal/model"
 	"github.com/tailrace/tailrace/segment"
@@ -18,35 +19,66 @@ const flipsPerPartition = 2
 // flip damages stored records while their brokers are down, at places where
 // nothing but a checksum can tell: in settled segments, which recovery neither
 // reads nor rewrites, one bit for each index block. Half of the rounds stop one
-// broker, which comes back as a follower; the others stop all, so that damaged
-// replicas are elected too. In each round one replica of a partition suffers:
-// a good copy of everything remains. The round ends when every flip was found
-// and repaired, so the next one hits whole replicas.
+// broker, the others all. In each round one replica of a partition suffers: a
+// good copy of everything remains. The round ends when every flip was found and
+// repaired, so the next one hits whole replicas.
 //
 // Bits are flipped while the broker is down, since a flip through the page
 // cache of a running process is not what a medium does: blocks that it wrote or
 // checked lately are trusted there.
 func flip(ctx context.Context, c *campaign, rng *rand.Rand) error {
-	if err := c.await(ctx, "every replica in sync", healPatience, c.topo.complete); err != nil {
-		return err
-	}
 	down := []*node{c.pick(rng)}
 	if rng.IntN(2) == 0 {
 		down = c.nodes
+	}
+	return c.flipRound(ctx, rng, down, down, func() error { return startAll(down, rng) })
+}
+
+// flipLeader stops all brokers and damages all replicas of one, which comes
+// back with only one other beside it, so that it is elected for about half of
+// the partitions before anybody reads what is damaged.
+func flipLeader(ctx context.Context, c *campaign, rng *rand.Rand) error {
+	order := rng.Perm(len(c.nodes))
+	victim := c.nodes[order[0]]
+	return c.flipRound(ctx, rng, c.nodes, []*node{victim}, func() error {
+		for i, ix := range order {
+			if i == 2 {
+				pause(ctx, 2*time.Second)
+			}
+			if err := c.nodes[ix].start(); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+func startAll(nodes []*node, rng *rand.Rand) error {
+	for _, i := range rng.Perm(len(nodes)) {
+		if err := nodes[i].start(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// flipRound stops brokers, flips bits on the victims among them, lets restart
+// bring all back and follows the flips to their end.
+func (c *campaign) flipRound(ctx context.Context, rng *rand.Rand, down, victims []*node, restart func() error) error {
+	if err := c.await(ctx, "every replica in sync", healPatience, c.topo.complete); err != nil {
+		return err
 	}
 	for _, n := range down {
 		n.kill()
 		c.count("kill -9")
 	}
-	flips, err := c.flipBlocks(rng, down)
+	flips, err := c.flipBlocks(rng, victims)
 	if err != nil {
 		return err
 	}
 	c.logf("%d bits flipped while %d brokers are down", len(flips), len(down))
-	for _, i := range rng.Perm(len(down)) {
-		if err := down[i].start(); err != nil {
-			return err
-		}
+	if err := restart(); err != nil {
+		return err
 	}
 	if err := c.followFlips(ctx, flips); err != nil {
 		return err
@@ -78,7 +110,7 @@ func (f *bitFlip) String() string {
 		f.Bit, f.Pos, f.File, f.Broker, f.Block.Pos, f.Block.End, f.Block.Base, f.Block.Next)
 }
 
-// flipBlocks draws for each partition one of the brokers that are down, and
+// flipBlocks draws for each partition one of the brokers, which are down, and
 // flips a bit in some of its settled blocks.
 func (c *campaign) flipBlocks(rng *rand.Rand, down []*node) ([]*bitFlip, error) {
 	type replica struct {
