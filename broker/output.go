@@ -36,7 +36,7 @@ func (o output) Following(r *partition.Replica, from, to model.BrokerID) {
 }
 
 // Report implements host.Output.
-func (o output) Report(r *partition.Replica, leader model.BrokerID) { o.b.repl.Report(r, leader) }
+func (o output) Report(leader model.BrokerID, rs []*partition.Replica) { o.b.repl.Report(leader, rs) }
 
 // Failed implements host.Output.
 func (o output) Failed(tp model.TopicPartition, err error) {

@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"github.com/tailrace/tailrace/broker/api"
 	"github.com/tailrace/tailrace/broker/host"
 	"github.com/tailrace/tailrace/partition"
 )
@@ -19,13 +20,36 @@ const errStorage = 56
 // Append implements api.Replica. Below the disk reserve it refuses; reading,
 // replication and deletion go on.
 func (v *replicaView) Append(req *partition.AppendRequest) {
-	if v.b.diskLow.Load() {
-		req.Done.Complete(partition.AppendResult{
-			Err: errStorage, Message: "free disk space is below the broker's reserve", BaseOffset: -1, LogAppendTime: -1, LogStart: -1,
-		})
-		return
+	if !v.b.refuseFull(req) {
+		v.h.Append(v.Replica, req)
 	}
-	v.h.Append(v.Replica, req)
+}
+
+// refuseFull completes an append for which there is no room.
+func (b *Broker) refuseFull(req *partition.AppendRequest) bool {
+	if !b.diskLow.Load() {
+		return false
+	}
+	req.Done.Complete(partition.AppendResult{
+		Err: errStorage, Message: "free disk space is below the broker's reserve", BaseOffset: -1, LogAppendTime: -1, LogStart: -1,
+	})
+	return true
+}
+
+// appends implements api.Appends.
+type appends struct {
+	b *Broker
+	host.Appends
+}
+
+// Appends begins the appends of one request.
+func (b *Broker) Appends() api.Appends { return appends{b, b.host.Appends()} }
+
+// Append implements api.Appends.
+func (a appends) Append(r api.Replica, req *partition.AppendRequest) {
+	if !a.b.refuseFull(req) {
+		a.Appends.Append(r.(*replicaView).Replica, req)
+	}
 }
 
 // Cancel implements api.Replica.

@@ -241,6 +241,7 @@ func (r *Replica) advance(end int64, bytes int, eff *Effects) {
 	}
 	if bytes > 0 {
 		eff.Dirty, eff.EndMoved = true, true
+		eff.Bytes += bytes
 	}
 	// A log that is durable at once has no group commit to tell us.
 	r.ie.Reset()

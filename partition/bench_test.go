@@ -86,7 +86,7 @@ func appendOnce(r *Replica, log *nullLog, req *AppendRequest, eff *Effects) {
 	for _, d := range eff.Done {
 		d.Completion.Complete(d.Result)
 	}
-	r.Notify(eff)
+	notify(r, eff)
 }
 
 func BenchmarkAppend(b *testing.B) {
@@ -139,7 +139,7 @@ func TestConcurrentUse(t *testing.T) {
 		for _, d := range eff.Done {
 			d.Completion.Complete(d.Result)
 		}
-		r.Notify(eff)
+		notify(r, eff)
 		eff.Reset()
 	}
 	var background sync.WaitGroup

@@ -95,7 +95,7 @@ func (n *node) carry() {
 		n.c.proposals = append(n.c.proposals, p)
 		n.c.from = append(n.c.from, n)
 	}
-	n.r.Notify(&n.eff)
+	notify(n.r, &n.eff)
 	n.eff.Reset()
 }
 
@@ -328,4 +328,11 @@ func (c *cluster) wantNum(what string, got, want int64) {
 	if got != want {
 		c.t.Errorf("%s: %d, want %d", what, got, want)
 	}
+}
+
+// notify carries the news of a call out.
+func notify(r *Replica, eff *Effects) {
+	var w Wakes
+	r.Mark(eff, &w)
+	w.Wake()
 }

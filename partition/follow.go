@@ -120,6 +120,7 @@ func (r *Replica) appendFetched(whole []byte, end int64, eff *Effects) error {
 	r.isr.LogEnd(end, now)
 	r.next = end
 	eff.Dirty, eff.EndMoved = true, true
+	eff.Bytes += len(whole)
 	return nil
 }
 

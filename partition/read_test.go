@@ -384,7 +384,8 @@ func TestDeleteRecords(t *testing.T) {
 
 type counter int
 
-func (c *counter) Wake() { *c++ }
+func (c *counter) Mark() Waker { return c }
+func (c *counter) Wake()       { *c++ }
 
 func TestWatchers(t *testing.T) {
 	c := newCluster(t, 1)

@@ -15,6 +15,8 @@ type Effects struct {
 	Done []Finished
 	// Dirty: the log has bytes that a group commit must make durable.
 	Dirty bool
+	// Bytes appended by the call.
+	Bytes int
 	// EndMoved: the log end moved; wake followers' fetches.
 	EndMoved bool
 	// HWMoved: the high watermark moved; wake consumers and followers.
@@ -36,6 +38,10 @@ type Effects struct {
 	// change the log (Append, AppendFetched, Diverged, …) of the same replica.
 	Flush func(*Effects)
 }
+
+// Do runs f on the hosted replica of tp and carries the effects out. It reports
+// whether there is one.
+type Do = func(tp model.TopicPartition, f func(r *Replica, eff *Effects)) bool
 
 // Reset empties the buffer, keeping its memory.
 func (e *Effects) Reset() { *e = Effects{Done: e.Done[:0], Proposals: e.Proposals[:0], Flush: e.Flush} }

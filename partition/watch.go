@@ -12,9 +12,33 @@ const (
 	RoleChanged
 )
 
-// Watcher is woken when a replica has news. Wake must not block, and may be
-// called when nothing has changed.
-type Watcher interface{ Wake() }
+// Watcher is told when a replica has news: Mark notes it and returns whom to wake
+// when everything that happened at once is noted, or nil if nobody. Neither Mark
+// nor Wake may block. Both may be called when nothing has changed.
+type Watcher interface{ Mark() Waker }
+
+// Waker goes and looks at what was marked.
+type Waker interface{ Wake() }
+
+// Wakes are those to wake. The zero value is empty and ready.
+type Wakes []Waker
+
+// Wake wakes all, and empties the list.
+func (w *Wakes) Wake() {
+	for _, x := range *w {
+		x.Wake()
+	}
+	clear(*w)
+	*w = (*w)[:0]
+}
+
+// add leaves out who comes several times in a row, as a session does of which
+// many partitions have news.
+func (w *Wakes) add(x Waker) {
+	if l := *w; x != nil && (len(l) == 0 || l[len(l)-1] != x) {
+		*w = append(l, x)
+	}
+}
 
 type watch struct {
 	w     Watcher
@@ -35,7 +59,7 @@ func (r *Replica) Watch(w Watcher, kinds Kind) {
 	r.watchers.list = append(r.watchers.list, watch{w, kinds | RoleChanged})
 }
 
-// Unwatch removes a watcher. It may still be woken by a Notify under way.
+// Unwatch removes a watcher. It may still be told by a Mark under way.
 func (r *Replica) Unwatch(w Watcher) {
 	r.watchers.mu.Lock()
 	defer r.watchers.mu.Unlock()
@@ -50,11 +74,12 @@ func (r *Replica) Unwatch(w Watcher) {
 	}
 }
 
-var wakeLists = sync.Pool{New: func() any { return new([]Watcher) }}
+var markLists = sync.Pool{New: func() any { return new([]Watcher) }}
 
-// Notify wakes the watchers that the effects concern. The caller of a method
-// calls it after the method, when it carries the effects out.
-func (r *Replica) Notify(eff *Effects) {
+// Mark tells the watchers that the effects concern, and adds to wakes those who
+// must be woken. The caller of a method calls it after the method, when it
+// carries the effects out, and wakes them in the end.
+func (r *Replica) Mark(eff *Effects, wakes *Wakes) {
 	var kinds Kind
 	if eff.EndMoved {
 		kinds |= EndMoved
@@ -68,18 +93,18 @@ func (r *Replica) Notify(eff *Effects) {
 	if kinds == 0 {
 		return
 	}
-	wake := wakeLists.Get().(*[]Watcher)
+	list := markLists.Get().(*[]Watcher)
 	r.watchers.mu.Lock()
 	for _, x := range r.watchers.list {
 		if x.kinds&kinds != 0 {
-			*wake = append(*wake, x.w)
+			*list = append(*list, x.w)
 		}
 	}
 	r.watchers.mu.Unlock()
-	for _, w := range *wake {
-		w.Wake()
+	for _, w := range *list {
+		wakes.add(w.Mark())
 	}
-	clear(*wake)
-	*wake = (*wake)[:0]
-	wakeLists.Put(wake)
+	clear(*list)
+	*list = (*list)[:0]
+	markLists.Put(list)
 }

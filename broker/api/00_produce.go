@@ -48,6 +48,8 @@ type produceCall struct {
 	req   kmsg.ProduceRequest
 	parts []producePart
 	left  atomic.Int32 // undecided partitions
+	// appends is nil for one partition; the handler's only.
+	appends Appends
 
 	mu    sync.Mutex
 	timer *time.Timer // guarded by mu
@@ -83,6 +85,10 @@ func (pt *producePart) refuse(code int16, msg string) {
 func (p *produceCall) handOver() {
 	refusal, msg := p.refusal()
 	img := p.s.b.Image()
+	if len(p.parts) > 1 {
+		p.appends = p.s.b.Appends()
+		defer p.appends.End()
+	}
 	next := 0
 	for i := range p.req.Topics {
 		t := &p.req.Topics[i]
@@ -128,7 +134,11 @@ func (p *produceCall) appendTo(pt *producePart, img *control.Image, t *kmsg.Prod
 		}
 		pt.req = partition.AppendRequest{Batches: rp.Records, Acks: p.req.Acks, Epoch: -1, Done: pt}
 		pt.replica = f.replica
-		f.replica.Append(&pt.req)
+		if p.appends != nil {
+			p.appends.Append(f.replica, &pt.req)
+		} else {
+			f.replica.Append(&pt.req)
+		}
 	}
 }
 

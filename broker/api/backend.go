@@ -19,6 +19,9 @@ type Backend interface {
 	// Replica is the replica that this broker hosts, or nil (the nil
 	// interface, not a typed nil).
 	Replica(tp model.TopicPartition) Replica
+	// Appends hands over the appends of a request to several replicas, so that
+	// they are synced and replicated together.
+	Appends() Appends
 	// LeaseValid reports whether this broker heard from the metadata quorum
 	// lately enough to give answers about the end of a log and to acknowledge.
 	LeaseValid() bool
@@ -66,6 +69,14 @@ type Replica interface {
 	DeleteRecords(offset int64) (code int16, logStart int64)
 	// Status is a snapshot for tools.
 	Status() partition.Status
+}
+
+// Appends are those of one request, which belong to one goroutine.
+type Appends interface {
+	// Append is Replica.Append, for a replica of the same backend.
+	Append(r Replica, req *partition.AppendRequest)
+	// End must be called once, after the last.
+	End()
 }
 
 // LogDir is a data directory.

@@ -25,6 +25,7 @@ type fetchSet struct {
 	later    []*fetchEntry // of those that had their turn,
 	touched  []*fetchEntry // and of the last call's list
 	watching bool
+	answered time.Duration // when the last answer left
 
 	// Identity of a session; zero without one.
 	id    int32
@@ -164,15 +165,22 @@ func (e *fetchEntry) tp(f *fetchCall) model.TopicPartition {
 	return model.TopicPartition{Topic: t.ID, Partition: e.partition}
 }
 
-// Wake implements partition.Watcher: it is called by the replica, from any
+// Mark implements partition.Watcher: it is called by the replica, from any
 // goroutine.
-func (e *fetchEntry) Wake() {
+func (e *fetchEntry) Mark() partition.Waker {
 	if e.dirty.Swap(true) {
-		return
+		return nil
 	}
 	s := e.set
 	s.mu.Lock()
 	s.dirty = append(s.dirty, e)
+	s.mu.Unlock()
+	return s
+}
+
+// Wake implements partition.Waker: a parked call reads what was marked.
+func (s *fetchSet) Wake() {
+	s.mu.Lock()
 	f := s.active
 	run := f != nil && f.unparkLocked()
 	s.mu.Unlock()
@@ -194,7 +202,7 @@ func (e *fetchEntry) settle(f *fetchCall) (keep, immediate bool) {
 		return true, true
 	}
 	if f.follower != model.NoBroker && res.HighWatermark != e.sentHW {
-		immediate = true
+		immediate = f.paced()
 	}
 	if f.follower == model.NoBroker && e.at.Leader != f.s.b.Self() && !e.rechecked {
 		// A replica that falls behind must redirect even if nothing happens
@@ -204,6 +212,23 @@ func (e *fetchEntry) settle(f *fetchCall) (keep, immediate bool) {
 	}
 	return keep || e.bytes() > 0, immediate
 }
+
+// paced reports whether an answer to a follower may leave for a high watermark
+// alone. Where answers are frequent it waits for the next one with records, a
+// little at most: high watermarks follow their records by a round trip, so that
+// each would cost another one.
+func (f *fetchCall) paced() bool {
+	due := f.set.answered + watermarkPace
+	if f.s.b.Clock().Elapsed() >= due {
+		return true
+	}
+	f.deadline = min(f.deadline, due)
+	return false
+}
+
+// watermarkPace is how long after an answer to a follower the next one leaves if
+// it has nothing but high watermarks.
+const watermarkPace = 5 * time.Millisecond
 
 // unserved reports whether there are committed records that the limits of this
 // answer left out.

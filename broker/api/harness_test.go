@@ -121,9 +121,13 @@ func (r *fakeReplica) notify(kinds partition.Kind) {
 		}
 	}
 	r.mu.Unlock()
+	var wakes partition.Wakes
 	for _, w := range wake {
-		w.Wake()
+		if x := w.Mark(); x != nil {
+			wakes = append(wakes, x)
+		}
 	}
+	wakes.Wake()
 }
 
 func (r *fakeReplica) Cancel(c partition.Completion) {
@@ -186,6 +190,12 @@ func (r *fakeReplica) Read(req partition.ReadRequest) partition.ReadResult {
 	}
 	return res
 }
+
+// fakeAppends hands each append over at once.
+type fakeAppends struct{}
+
+func (fakeAppends) Append(r Replica, req *partition.AppendRequest) { r.Append(req) }
+func (fakeAppends) End()                                           {}
 
 func (r *fakeReplica) Watch(w partition.Watcher, kinds partition.Kind) {
 	r.mu.Lock()
@@ -300,6 +310,8 @@ func (b *fakeBackend) addTopic(name string, id model.TopicID, leader model.Broke
 func (b *fakeBackend) replica(topic string, p int32) *fakeReplica {
 	return b.replicas[model.TopicPartition{Topic: b.image.TopicsByName[topic].ID, Partition: p}].(*fakeReplica)
 }
+
+func (b *fakeBackend) Appends() Appends { return fakeAppends{} }
 
 func (b *fakeBackend) Self() model.BrokerID          { return 1 }
 func (b *fakeBackend) Image() *control.Image         { b.mu.Lock(); defer b.mu.Unlock(); return b.image }

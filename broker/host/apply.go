@@ -106,7 +106,7 @@ func (h *Host) add(l *segment.Log, img *control.Image, t *control.Topic) error {
 	if h.o.View != nil {
 		m.view = h.o.View(r)
 	}
-	m.flush = func(eff *partition.Effects) { h.carry(m, eff); eff.Reset() }
+	m.flush = func(eff *partition.Effects) { h.carry(m, eff, nil); eff.Reset() }
 	h.mu.Lock()
 	h.replicas[l.TP()] = m
 	h.mu.Unlock()
@@ -154,7 +154,7 @@ func (h *Host) remove(id model.TopicID) []model.TopicPartition {
 	var tps []model.TopicPartition
 	for _, m := range gone {
 		tps = append(tps, m.TP())
-		h.with(m, func(eff *partition.Effects) { m.Close(eff) })
+		h.with(m, nil, func(eff *partition.Effects) { m.Close(eff) })
 	}
 	return tps
 }
@@ -172,7 +172,7 @@ func (h *Host) applyTopic(img *control.Image, t *control.Topic) {
 			m.configIndex = cfg.ConfigIndex
 		}
 		meta := control.MetaWith(img, t.Partitions[p], cfg)
-		h.with(m, func(eff *partition.Effects) { m.ApplyMeta(meta, eff) })
+		h.with(m, nil, func(eff *partition.Effects) { m.ApplyMeta(meta, eff) })
 		h.activate(m)
 	}
 }
@@ -203,7 +203,7 @@ func (h *Host) Register(i model.Incarnation) {
 	h.incarnation.Store(int64(i))
 	ms := h.members()
 	for _, m := range ms {
-		h.with(m, func(eff *partition.Effects) { m.Registered(i, eff) })
+		h.with(m, nil, func(eff *partition.Effects) { m.Registered(i, eff) })
 	}
 }
 
@@ -222,7 +222,7 @@ func (h *Host) members() []*member {
 // Close saves what replicas keep in memory and answers what waits.
 func (h *Host) Close() {
 	for _, m := range h.members() {
-		h.with(m, func(eff *partition.Effects) { m.Close(eff) })
+		h.with(m, nil, func(eff *partition.Effects) { m.Close(eff) })
 	}
 }
 

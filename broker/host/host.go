@@ -27,8 +27,9 @@ type Output interface {
 	// Following: the replica's leader or epoch changed. from is the leader it
 	// followed before and to the one it must follow now; NoBroker is none.
 	Following(r *partition.Replica, from, to model.BrokerID)
-	// Report: the replica owes its leader a report of its durable end.
-	Report(r *partition.Replica, leader model.BrokerID)
+	// Report: the replicas owe this leader a report of their durable ends. The
+	// slice is the caller's again afterwards.
+	Report(leader model.BrokerID, rs []*partition.Replica)
 	// Failed: a replica went offline by an error of its log.
 	Failed(tp model.TopicPartition, err error)
 }
@@ -138,39 +139,47 @@ func (h *Host) Replicas() []*partition.Replica {
 	return out
 }
 
-// with runs f with a pooled effects buffer and carries the effects out.
-func (h *Host) with(m *member, f func(eff *partition.Effects)) {
+// with runs f with a pooled effects buffer and carries the effects out; b, if
+// not nil, holds back what it may.
+func (h *Host) with(m *member, b *hold, f func(eff *partition.Effects)) {
 	eff := h.effects.Get().(*partition.Effects)
 	eff.Reset()
 	eff.Flush = nil
 	f(eff)
-	h.carry(m, eff)
+	h.carry(m, eff, b)
 	h.effects.Put(eff)
 }
 
-// carry does what eff asks for. No lock is held.
-func (h *Host) carry(m *member, eff *partition.Effects) {
+// carry does what eff asks for, or leaves what only wakes somebody to b. No lock
+// is held.
+func (h *Host) carry(m *member, eff *partition.Effects, b *hold) {
+	if b == nil {
+		b = holds.Get().(*hold)
+		defer holds.Put(b)
+		defer h.release(b)
+	}
 	if eff.Failed != nil {
 		h.o.Output.Failed(m.TP(), eff.Failed)
 	}
-	if eff.Dirty {
-		h.o.Output.Dirty()
-	}
+	b.dirty = b.dirty || eff.Dirty
 	h.finish(eff.Done)
 	if eff.Role {
 		h.follow(m)
 	}
 	if eff.EndMoved || eff.HWMoved || eff.Role {
-		m.Notify(eff)
+		m.Mark(eff, &b.wakes)
 		h.activate(m)
 	}
 	if eff.Report {
 		if leader := model.BrokerID(m.following.Load()); leader != model.NoBroker {
-			h.o.Output.Report(m.Replica, leader)
+			b.reports = append(b.reports, owed{leader, m.Replica})
 		}
 	}
 	for _, p := range eff.Proposals {
 		h.o.Output.Propose(m.TP(), p)
+	}
+	if b.bytes += eff.Bytes; b.bytes >= holdBytes {
+		h.release(b)
 	}
 }
 
@@ -217,13 +226,15 @@ func (h *Host) activate(m *member) {
 
 // Append appends as the leader and carries out the effects; the outcome comes
 // through req.Done.
-func (h *Host) Append(r *partition.Replica, req *partition.AppendRequest) {
+func (h *Host) Append(r *partition.Replica, req *partition.AppendRequest) { h.append(r, req, nil) }
+
+func (h *Host) append(r *partition.Replica, req *partition.AppendRequest, b *hold) {
 	m := h.member(r.TP())
 	if m == nil || m.Replica != r {
 		req.Done.Complete(partition.AppendResult{Err: errNotLeader, BaseOffset: -1, LogAppendTime: -1, LogStart: -1})
 		return
 	}
-	h.with(m, func(eff *partition.Effects) {
+	h.with(m, b, func(eff *partition.Effects) {
 		eff.Flush = m.flush
 		r.Append(req, eff)
 	})
@@ -236,18 +247,22 @@ func (h *Host) Read(r *partition.Replica, req partition.ReadRequest) (res partit
 	if m == nil || m.Replica != r {
 		return partition.ReadResult{Err: errNotLeader, HighWatermark: -1, LastStable: -1, LogStart: -1, PreferredReplica: model.NoBroker, Leader: model.NoBroker, LeaderEpoch: -1}
 	}
-	h.with(m, func(eff *partition.Effects) { res = r.Read(req, eff) })
+	h.with(m, nil, func(eff *partition.Effects) { res = r.Read(req, eff) })
 	return res
 }
 
 // Do runs f on a replica that this host holds and carries out the effects. It
 // reports whether the replica is held.
 func (h *Host) Do(tp model.TopicPartition, f func(r *partition.Replica, eff *partition.Effects)) bool {
+	return h.do(tp, nil, f)
+}
+
+func (h *Host) do(tp model.TopicPartition, b *hold, f func(r *partition.Replica, eff *partition.Effects)) bool {
 	m := h.member(tp)
 	if m == nil {
 		return false
 	}
-	h.with(m, func(eff *partition.Effects) { f(m.Replica, eff) })
+	h.with(m, b, func(eff *partition.Effects) { f(m.Replica, eff) })
 	h.activate(m) // a proposal's outcome or a report may leave something to be tried again
 	return true
 }
@@ -266,9 +281,12 @@ func (h *Host) Commit() error {
 // Persisted tells the replicas what a group commit made durable; Commit does it
 // by itself.
 func (h *Host) Persisted(done []segment.Committed) {
+	b := holds.Get().(*hold)
+	defer holds.Put(b)
+	defer h.release(b)
 	for _, c := range done {
 		if m := h.member(c.Log.TP()); m != nil {
-			h.with(m, func(eff *partition.Effects) { m.Persisted(c.End, eff) })
+			h.with(m, b, func(eff *partition.Effects) { m.Persisted(c.End, eff) })
 		}
 	}
 }
@@ -282,10 +300,13 @@ func (h *Host) Tick() {
 	h.active = nil
 	h.activeMu.Unlock()
 	sortMembers(due)
+	b := holds.Get().(*hold)
+	defer holds.Put(b)
+	defer h.release(b)
 	for _, m := range due {
 		m.active.Store(false)
 		var more bool
-		h.with(m, func(eff *partition.Effects) { more = m.Tick(now, eff) })
+		h.with(m, b, func(eff *partition.Effects) { more = m.Tick(now, eff) })
 		if more {
 			h.activate(m)
 		}

@@ -27,14 +27,18 @@ type output struct {
 	reports   []model.BrokerID
 	proposals []isr.Proposal
 	failed    []error
+	calls     int // of Report
 }
 
 func (o *output) Dirty() { o.dirty++ }
 func (o *output) Propose(_ model.TopicPartition, p isr.Proposal) {
 	o.proposals = append(o.proposals, p)
 }
-func (o *output) Report(_ *partition.Replica, leader model.BrokerID) {
-	o.reports = append(o.reports, leader)
+func (o *output) Report(leader model.BrokerID, rs []*partition.Replica) {
+	o.calls++
+	for range rs {
+		o.reports = append(o.reports, leader)
+	}
 }
 func (o *output) Failed(_ model.TopicPartition, err error) { o.failed = append(o.failed, err) }
 func (o *output) Following(_ *partition.Replica, from, to model.BrokerID) {

@@ -135,12 +135,12 @@ func (m *Manager) Following(r *partition.Replica, from, to model.BrokerID) {
 }
 
 // Report queues a follower's durable end for its leader (host.Output).
-func (m *Manager) Report(r *partition.Replica, leader model.BrokerID) {
+func (m *Manager) Report(leader model.BrokerID, rs []*partition.Replica) {
 	m.mu.Lock()
 	l := m.leaders[leader]
 	m.mu.Unlock()
 	if l != nil {
-		l.durable.add(r)
+		l.durable.add(rs...)
 	}
 }
 

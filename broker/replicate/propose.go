@@ -80,14 +80,16 @@ func (p *proposer) submit(batch []control.PartitionProposal) {
 // that epoch yet; the follower sends them again.
 func TakeReport(host Applier, peer model.BrokerID, rep DurableReport, now time.Duration) []int {
 	var refused []int
-	for i, e := range rep.Ends {
-		ok := false
-		host.Do(e.TP, func(r *partition.Replica, eff *partition.Effects) {
-			ok = r.FollowerDurable(isr.Progress{Broker: peer, Incarnation: rep.Incarnation, Epoch: e.Epoch, End: e.End, Now: now}, eff)
-		})
-		if !ok {
-			refused = append(refused, i)
+	host.Together(func(do partition.Do) {
+		for i, e := range rep.Ends {
+			ok := false
+			do(e.TP, func(r *partition.Replica, eff *partition.Effects) {
+				ok = r.FollowerDurable(isr.Progress{Broker: peer, Incarnation: rep.Incarnation, Epoch: e.Epoch, End: e.End, Now: now}, eff)
+			})
+			if !ok {
+				refused = append(refused, i)
+			}
 		}
-	}
+	})
 	return refused
 }

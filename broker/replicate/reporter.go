@@ -32,11 +32,13 @@ func newReporter(l *link) *reporter {
 	return &reporter{l: l, wake: make(chan struct{}, 1), pending: map[model.TopicPartition]*partition.Replica{}, follows: map[model.TopicPartition]*partition.Replica{}}
 }
 
-// add queues the current durable end of r.
-func (p *reporter) add(r *partition.Replica) {
+// add queues the current durable ends of rs.
+func (p *reporter) add(rs ...*partition.Replica) {
 	p.mu.Lock()
-	p.pending[r.TP()] = r
-	p.follows[r.TP()] = r
+	for _, r := range rs {
+		p.pending[r.TP()] = r
+		p.follows[r.TP()] = r
+	}
 	p.mu.Unlock()
 	select {
 	case p.wake <- struct{}{}:

@@ -88,6 +88,9 @@ func (b *broker) Do(tp model.TopicPartition, f func(*partition.Replica, *partiti
 	return true
 }
 
+// Together implements Applier.
+func (b *broker) Together(f func(do partition.Do)) { f(b.Do) }
+
 func (b *broker) commit() {
 	b.t.Helper()
 	done, err := b.store.Commit()

@@ -34,9 +34,12 @@ const (
 	fullDelay = time.Second
 )
 
-// Applier carries a call on a hosted replica out with its effects.
+// Applier carries calls on hosted replicas out with their effects.
 type Applier interface {
 	Do(tp model.TopicPartition, f func(r *partition.Replica, eff *partition.Effects)) bool
+	// Together is for several replicas: whoever must hear of it hears of all
+	// at once, not of each.
+	Together(f func(do partition.Do))
 }
 
 // Session is the follower's half of one fetch session with one leader. It does
@@ -205,12 +208,14 @@ func (s *Session) Apply(resp *kmsg.FetchResponse, now time.Duration) error {
 		s.epoch = nextEpoch(s.epoch)
 	}
 	s.mu.Unlock()
-	for i := range resp.Topics {
-		t := &resp.Topics[i]
-		for j := range t.Partitions {
-			s.applyPartition(model.TopicPartition{Topic: t.TopicID, Partition: t.Partitions[j].Partition}, &t.Partitions[j], now)
+	s.host.Together(func(do partition.Do) {
+		for i := range resp.Topics {
+			t := &resp.Topics[i]
+			for j := range t.Partitions {
+				s.applyPartition(do, model.TopicPartition{Topic: t.TopicID, Partition: t.Partitions[j].Partition}, &t.Partitions[j], now)
+			}
 		}
-	}
+	})
 	return nil
 }
 
@@ -224,7 +229,7 @@ func nextEpoch(e int32) int32 {
 
 // applyPartition hands the answer to the replica if it still follows this
 // leader as the request said.
-func (s *Session) applyPartition(tp model.TopicPartition, p *kmsg.FetchResponseTopicPartition, now time.Duration) {
+func (s *Session) applyPartition(do partition.Do, tp model.TopicPartition, p *kmsg.FetchResponseTopicPartition, now time.Duration) {
 	s.mu.Lock()
 	part := s.parts[tp]
 	var sent partition.FetchState
@@ -236,7 +241,7 @@ func (s *Session) applyPartition(tp model.TopicPartition, p *kmsg.FetchResponseT
 		return
 	}
 	err := partition.ErrStale
-	s.host.Do(tp, func(r *partition.Replica, eff *partition.Effects) {
+	do(tp, func(r *partition.Replica, eff *partition.Effects) {
 		if r == part.r {
 			err = s.take(r, sent, p, now, eff)
 		}

@@ -75,12 +75,14 @@ func (l *link) call(ctx context.Context, key, version int16, body [][]byte) (ans
 	ch := make(chan answer, 1)
 	corr, flexible, err := l.register(ch, key, version)
 	if err != nil {
+		l.want() // for the next call
 		return answer{}, err
 	}
 	if !l.enqueue(encodeRequest(key, version, corr, flexible, body)) {
 		l.unregister(corr, ch)
 		return answer{}, ErrQueueFull
 	}
+	l.want()
 	select {
 	case a := <-ch:
 		return a, a.err
@@ -100,12 +102,12 @@ func (l *link) send(key, version int16, body [][]byte) bool {
 	l.next++
 	corr := l.next
 	l.mu.Unlock()
+	sent := down == nil && l.enqueue(encodeRequest(key, version, corr, wire.KafkaFlexible(key, version), body))
 	l.want()
-	return down == nil && l.enqueue(encodeRequest(key, version, corr, wire.KafkaFlexible(key, version), body))
+	return sent
 }
 
 func (l *link) register(ch chan answer, key, version int16) (corr int32, flexible bool, err error) {
-	l.want()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.down != nil {
@@ -143,6 +145,8 @@ func (l *link) enqueue(r outgoing) bool {
 	}
 }
 
+// want asks for a connection. It comes after what the connection is wanted for:
+// a dial that fails in between fails only what it sees.
 func (l *link) want() {
 	select {
 	case l.demand <- struct{}{}:

@@ -343,9 +343,11 @@ func (o output) Following(r *partition.Replica, from, to model.BrokerID) {
 }
 
 // Report implements host.Output.
-func (o output) Report(r *partition.Replica, leader model.BrokerID) {
+func (o output) Report(leader model.BrokerID, rs []*partition.Replica) {
 	if leader != o.n.id {
-		o.n.link(leader).owe(r)
+		for _, r := range rs {
+			o.n.link(leader).owe(r)
+		}
 	}
 }
 

@@ -142,7 +142,10 @@ func (d *node) serveFetch(from int, req *kmsg.FetchRequest, reply func(any)) {
 	}
 }
 
-// Wake implements partition.Watcher.
+// Mark implements partition.Watcher.
+func (p *parkedFetch) Mark() partition.Waker { return p }
+
+// Wake implements partition.Waker.
 func (p *parkedFetch) Wake() {
 	if p.due || p.over {
 		return
