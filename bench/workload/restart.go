@@ -103,9 +103,11 @@ func (s *Session) firstAck(ctx context.Context) error {
 				left--
 				continue
 			}
-			if err := sleep(ctx, pollMetadata); err == nil {
-				go send(a.part)
-			}
+			go func() { // each by itself: thousands may fail at once
+				if sleep(ctx, pollMetadata) == nil {
+					send(a.part)
+				}
+			}()
 		case <-ctx.Done():
 			return fmt.Errorf("no acknowledgement from every partition within %s", inSyncLimit)
 		}
