@@ -70,10 +70,10 @@ func (p *progress) seal() {
 func (p *progress) publish(seg *segment) {
 	seg.size, seg.next, seg.top, seg.open = p.size, p.next, p.top, p.open
 	for _, b := range p.sealed {
-		if b.pos >= seg.born {
+		if !seg.unsure {
 			seg.setVerified(len(seg.blocks))
 		}
-		seg.blocks = append(seg.blocks, b)
+		seg.blocks, seg.unsure = append(seg.blocks, b), false
 	}
 }
 

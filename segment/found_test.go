@@ -1,11 +1,14 @@
 package segment
 
 import (
+	"path"
+	"slices"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/tailrace/tailrace/internal/clock"
+	"github.com/tailrace/tailrace/internal/model"
 )
 
 // What the cluster simulator found, each as the least that shows it.
@@ -188,5 +191,36 @@ func mustRepair(t *testing.T, l *Log, r OffsetRange, batches [][]byte) {
 	got, err := readAll(l, r.From, r.To, 1<<20)
 	if err != nil || string(got) != string(join(batches)) {
 		t.Fatalf("after repair: %d bytes, %v", len(got), err)
+	}
+}
+
+// TestEmptyDirectoriesGo: a crash between the removal of a deleted log's last
+// file and that of its directories leaves empty ones. The next start removes
+// them, and nothing else.
+func TestEmptyDirectoriesGo(t *testing.T) {
+	fs, want, _ := damageRig(t)
+	root := path.Join("data", segmentsDir)
+	gone, mine := model.TopicID{9}, tpN(0).Topic.String()
+	for _, dir := range []string{gone.String() + "/0", gone.String() + "/1", model.TopicID{8}.String(), mine + "/5", "notes"} {
+		if err := fs.MkdirAll(path.Join(root, dir), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s := mustOpen(t, memOptions(fs))
+	checkLog(t, s.Log(tpN(0)), want)
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	topics, err := fs.List(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	slices.Sort(topics)
+	parts, err := fs.List(path.Join(root, mine))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(topics, []string{mine, "notes"}) || !slices.Equal(parts, []string{"0"}) {
+		t.Fatalf("left are %v, and %v of the topic", topics, parts)
 	}
 }

@@ -171,23 +171,44 @@ func (s *scanner) walk(p piece, fn func(h *batch.Header, pos int64) bool) error 
 	return nil
 }
 
-// verify checks the sealed blocks that overlap [pos, end) against their
-// checksums, unless that was done lately. It returns the position up to which
-// all is well; if that is pos, the error says what is damaged there.
+// crcOf is the checksum that a piece must have.
+func (v *view) crcOf(i int) uint32 {
+	if i < len(v.blocks) {
+		return v.blocks[i].crc
+	}
+	return v.open.crc
+}
+
+// sure reports whether a piece was checked, or written by this process, lately.
+// Holds Log.mu.
+func (v *view) sure(i int) bool {
+	if i == len(v.blocks) && v.seg.open.pos == v.open.pos {
+		return !v.seg.unsure || bugs.OpenBlock
+	}
+	return v.seg.isVerified(i)
+}
+
+// verify checks the pieces that overlap [pos, end) against their checksums,
+// unless that was done lately. It returns the position up to which all is well;
+// if that is pos, the error says what is damaged there.
 func (l *Log) verify(v *view, pos, end int64) (int64, error) {
 	if bugs.NoChecksum {
 		return end, nil
 	}
-	i := sort.Search(len(v.blocks), func(i int) bool { return v.blocks[i].end > pos })
 	var h *handle
 	defer func() {
 		if h != nil {
 			l.s.files.release(h)
 		}
 	}()
-	for ; i < len(v.blocks) && v.blocks[i].pos < end; i++ {
+	n := v.pieces()
+	for i := sort.Search(n, func(i int) bool { return v.piece(i).end > pos }); i < n; i++ {
+		p := v.piece(i)
+		if p.pos >= end {
+			break
+		}
 		l.mu.Lock()
-		ok := v.seg.isVerified(i)
+		ok := v.sure(i)
 		l.mu.Unlock()
 		if ok {
 			continue
@@ -198,80 +219,58 @@ func (l *Log) verify(v *view, pos, end int64) (int64, error) {
 				return pos, fmt.Errorf("segment: open %s: %w", l.s.segmentPath(l.tp, v.seg.id), err)
 			}
 		}
-		if err := l.checkBlock(h.f, v, i); err != nil {
-			if v.blocks[i].pos > pos {
-				return v.blocks[i].pos, nil // serve what is before it
+		if err := l.check(h.f, v, i); err != nil {
+			if p.pos > pos {
+				return p.pos, nil // serve what is before it
 			}
 			return pos, err
 		}
 	}
-	if err := l.verifyClaim(v, end); err != nil {
-		return max(pos, v.open.pos), cutShort(v.open.pos > pos, err)
-	}
 	return end, nil
 }
 
-// cutShort drops the error of what lies behind a part that can be served.
-func cutShort(some bool, err error) error {
-	if some {
-		return nil
-	}
-	return err
-}
-
-// verifyClaim checks the open block against the mark's checksum once, if the
-// range up to end reaches into it. Once it is sealed, its own checksum, which
-// was carried on from the mark's, covers the same bytes.
-func (l *Log) verifyClaim(v *view, end int64) error {
-	l.mu.Lock()
-	c := v.seg.claim
-	l.mu.Unlock()
-	if c.pos == c.end || end <= c.pos || v.open.pos != c.pos {
-		return nil
-	}
-	h, err := l.s.files.acquire(v.seg)
-	if err != nil {
-		return fmt.Errorf("segment: open %s: %w", l.s.segmentPath(l.tp, v.seg.id), err)
-	}
-	defer l.s.files.release(h)
-	if err := l.checkBytes(h.f, v.seg, c.pos, c.end, c.crc); err != nil {
-		return l.reportDamage(v, v.piece(len(v.blocks)), err)
-	}
-	l.mu.Lock()
-	v.seg.claim = claim{}
-	l.mu.Unlock()
-	return nil
-}
-
-// checkBytes compares the checksum of [pos, end), which starts a block.
-func (l *Log) checkBytes(f File, seg *segment, pos, end int64, want uint32) error {
-	crc := blockSeed(l.tp, seg.id, pos)
+// check reads a piece and compares its checksum.
+func (l *Log) check(f File, v *view, i int) error {
+	p := v.piece(i)
+	crc := blockSeed(l.tp, v.seg.id, p.pos)
 	bp := copyBufs.Get().(*[]byte)
 	defer copyBufs.Put(bp)
-	for at := pos; at < end; at += copyBufSize {
-		part := (*bp)[:min(copyBufSize, end-at)]
+	for at := p.pos; at < p.end; at += copyBufSize {
+		part := (*bp)[:min(copyBufSize, p.end-at)]
 		if err := readFull(f, part, at); err != nil {
-			return err
+			return l.reportDamage(v, p, err)
 		}
 		crc = crc32.Update(crc, castagnoli, part)
 	}
-	l.s.stats.blocksVerified.Add(1)
-	if crc != want {
-		return fmt.Errorf("block checksum %08x, want %08x", crc, want)
-	}
-	return nil
+	return l.judge(v, p, crc)
 }
 
-// checkBlock reads a block and compares its checksum.
-func (l *Log) checkBlock(f File, v *view, i int) error {
-	b := &v.blocks[i]
-	if err := l.checkBytes(f, v.seg, b.pos, b.end, b.crc); err != nil {
-		return l.reportDamage(v, v.piece(i), err)
+// readPiece returns the bytes of a piece, compared with their checksum on the
+// way: what is made from them is not made from anything else.
+func (l *Log) readPiece(f File, v *view, p piece) ([]byte, error) {
+	data := make([]byte, p.end-p.pos)
+	if err := readFull(f, data, p.pos); err != nil {
+		return nil, l.reportDamage(v, p, err)
 	}
+	return data, l.judge(v, p, crcOf(blockSeed(l.tp, v.seg.id, p.pos), data))
+}
+
+// judge compares the checksum of a piece that was read.
+func (l *Log) judge(v *view, p piece, crc uint32) error {
+	l.s.stats.blocksVerified.Add(1)
+	if want := v.crcOf(p.index); crc != want {
+		return l.reportDamage(v, p, fmt.Errorf("block checksum %08x, want %08x", crc, want))
+	}
+	seg := v.seg
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if i < len(v.seg.blocks) && v.seg.blocks[i] == *b {
-		v.seg.setVerified(i)
+	switch {
+	case p.index < len(v.blocks):
+		if p.index < len(seg.blocks) && seg.blocks[p.index] == v.blocks[p.index] {
+			seg.setVerified(p.index)
+		}
+	case seg.open.pos == v.open.pos: // what it took since, this process wrote
+		seg.unsure = false
 	}
 	return nil
 }

@@ -37,16 +37,8 @@ type segment struct {
 	recorded  int       // blocks[:recorded] are in the catalog
 	open      openBlock // the block behind the last of blocks
 	verified  []uint64  // bitmap over blocks: checked, or written by this process lately
-	born      int64     // size when this process found it: what lies below was not written by it
-	claim     claim     // of the open block: what the mark says about its bytes below born
+	unsure    bool      // the open block has bytes that were neither checked nor written by this process lately
 	used      int64     // monotonic nanoseconds of the last read, for unloading
-}
-
-// claim is the checksum that a mark carries for the open block, to be compared
-// once before the block is served after a restart.
-type claim struct {
-	pos, end int64 // empty: nothing to compare
-	crc      uint32
 }
 
 // Log is the log of one partition. Append, Truncate, ResetTo and Repair are for

@@ -169,7 +169,7 @@ func (s *Store) forgetIdle() {
 		l.mu.Lock()
 		for _, seg := range l.segs {
 			if again {
-				seg.verified = nil
+				seg.verified, seg.unsure = nil, seg.open.pos < seg.size
 			}
 			if seg.loaded && seg.sealed && seg.recorded == len(seg.blocks) && now-time.Duration(seg.used) > s.opts.IdleClose {
 				seg.blocks, seg.recorded, seg.verified, seg.loaded = nil, 0, nil, false

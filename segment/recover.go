@@ -221,14 +221,29 @@ func (r *recovery) inventory() error {
 				return err
 			}
 		}
+		if len(parts) == 0 && r.bygone(topic) {
+			_ = r.s.fs.Remove(path.Join(root, topic))
+		}
 	}
 	return r.syncMoves(moved)
 }
 
+// bygone reports whether a directory is named after a topic of which there is no
+// log.
+func (r *recovery) bygone(topic string) bool {
+	id, err := model.ParseTopicID(topic)
+	return err == nil && !slices.ContainsFunc(r.logs, func(f *found) bool { return f.l.tp.Topic == id })
+}
+
+// inspect looks at the files of one log. An empty directory without a log is
+// what a crash left of a deletion; where it cannot go, nothing depends on it.
 func (r *recovery) inspect(dir string, listed map[string]uint64, moved map[string]bool) error {
 	names, err := r.s.fs.List(dir)
 	if err != nil {
 		return fmt.Errorf("list segments: %w", err)
+	}
+	if tp := tpOfDir(dir); len(names) == 0 && tp != (model.TopicPartition{}) && r.byTP[tp] == nil {
+		r.s.dirs.forget(dir)
 	}
 	slices.Sort(names)
 	for _, name := range names {

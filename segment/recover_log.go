@@ -47,7 +47,7 @@ func (r *recovery) recoverLog(f *found) error {
 		if err != nil {
 			return err
 		}
-		seg.born = seg.size
+		seg.unsure = seg.open.pos < seg.size
 		l.end = max(l.end, seg.next)
 		if torn {
 			r.cutTail(l, i+1)
@@ -107,7 +107,6 @@ func (r *recovery) recoverSegment(f *found, seg *segment) (torn bool, err error)
 	}
 	if durable > 0 { // it is the mark's
 		seg.size, seg.next, seg.top, seg.open = f.mark.pos, f.mark.next, f.mark.top, f.mark.open
-		seg.claim = claim{pos: seg.open.pos, end: seg.size, crc: seg.open.crc}
 	} else {
 		seg.size, seg.next, seg.top = 0, seg.base, noTime
 		seg.open = openBlock{pos: 0, base: seg.base, top: noTime, crc: blockSeed(seg.tp, seg.id, 0)}

@@ -294,24 +294,20 @@ func (c *copier) put(hs []batch.Header, data []byte) error {
 	return nil
 }
 
-// read returns a block's bytes.
-func (c *copier) read(pc piece) ([]byte, error) {
-	var err error
+// open opens the old file, once.
+func (c *copier) open() (err error) {
 	if c.src == nil {
-		if c.src, err = c.l.s.files.acquire(c.v.seg); err != nil {
-			return nil, err
-		}
+		c.src, err = c.l.s.files.acquire(c.v.seg)
 	}
-	data := make([]byte, pc.end-pc.pos)
-	return data, readFull(c.src.f, data, pc.pos)
+	return err
 }
 
 // keep copies a block that is well.
 func (c *copier) keep(pc piece) error {
-	data, err := c.read(pc)
-	if err == nil && pc.index < len(c.v.blocks) {
-		err = c.l.checkBlock(c.src.f, c.v, pc.index)
+	if err := c.open(); err != nil {
+		return err
 	}
+	data, err := c.l.readPiece(c.src.f, c.v, pc)
 	if err != nil {
 		return err
 	}
@@ -325,8 +321,8 @@ func (c *copier) keep(pc piece) error {
 // leave carries a block over that stays damaged: its checksum is made not to
 // match.
 func (c *copier) leave(pc piece, d *damage) error {
-	data, err := c.read(pc)
-	if err != nil {
+	data := make([]byte, pc.end-pc.pos)
+	if err := c.open(); err != nil || readFull(c.src.f, data, pc.pos) != nil {
 		clear(data) // not even readable
 	}
 	c.begin(pc.base)

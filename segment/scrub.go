@@ -23,7 +23,7 @@ type scrubCursor struct {
 	block   int
 }
 
-// Scrub reads index blocks from the files and checks them, about budget bytes a
+// Scrub reads index blocks from the files, those still in the making too, and checks them, about budget bytes a
 // call, going through all logs in turn. Damage is quarantined and reported by
 // event as if a reader had met it. The caller bounds the rate by how often it
 // calls.
@@ -96,18 +96,18 @@ func (l *Log) scrubSegment(rep *ScrubReport, cur *scrubCursor, v *view, budget i
 	}
 	defer l.s.files.release(h)
 	start := l.Start()
-	for ; cur.block < len(v.blocks); cur.block++ {
+	for ; cur.block < v.pieces(); cur.block++ {
 		if rep.Bytes >= budget {
 			return true, nil
 		}
-		b := &v.blocks[cur.block]
-		if b.next <= start {
+		p := v.piece(cur.block)
+		if p.next <= start {
 			continue // deleted: nobody reads it
 		}
-		rep.Bytes += b.end - b.pos
+		rep.Bytes += p.end - p.pos
 		rep.Blocks++
 		var derr *DamageError
-		if err := l.checkBlock(h.f, v, cur.block); errors.As(err, &derr) {
+		if err := l.check(h.f, v, cur.block); errors.As(err, &derr) {
 			rep.Damaged = append(rep.Damaged, derr)
 		} else if err != nil && !v.seg.dead.Load() {
 			return false, err

@@ -94,6 +94,9 @@ func (l *Log) topBelow(v *view, start, limit int64) (timeTop, error) {
 		case p.next <= limit && p.base >= start:
 			top = top.with(p.top)
 		default:
+			if _, err := l.verify(v, p.pos, p.end); err != nil {
+				return top, err
+			}
 			sc, err := l.scan(v)
 			if err != nil {
 				return top, err

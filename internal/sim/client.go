@@ -16,6 +16,7 @@ import (
 // Kafka error codes that the simulated clients tell apart.
 const (
 	codeOutOfRange     = 1
+	codeCorrupt        = 2
 	codeUnknownTopic   = 3
 	codeNotLeader      = 6
 	codeTimedOut       = 7
@@ -25,6 +26,10 @@ const (
 	clientTimeout      = 2 * time.Second
 	retryBudget        = 60
 )
+
+// keyShift: the bits of a value from there on say which partition of which
+// topic it was sent to, so that a record is known anywhere.
+const keyShift = 32
 
 // histories record what the clients did, for the checker.
 type histories struct {
@@ -45,7 +50,7 @@ func (hs *histories) key(tp model.TopicPartition) history.Key {
 		k = history.Key(len(hs.h.Keys))
 		hs.keys[tp] = k
 		hs.h.Keys = append(hs.h.Keys, fmt.Sprintf("%s-%d", tp.Topic, tp.Partition))
-		hs.next = append(hs.next, 0)
+		hs.next = append(hs.next, history.Value(k)<<keyShift)
 	}
 	return k
 }
@@ -277,7 +282,7 @@ func (p *producer) failed(code int16) {
 	if !definite {
 		p.unknown = p.unknown || code != -2
 	}
-	if p.idempotent && p.attempts < retryBudget && !p.stopped {
+	if p.idempotent && p.attempts < retryBudget && !p.stopped && !w.orc.deleted(p.tp.Topic) {
 		w.after(time.Duration(20+p.rng.IntN(200))*time.Millisecond, evClient, p.attempt)
 		return
 	}
@@ -413,26 +418,35 @@ func (d *node) consume(tp model.TopicPartition, offset int64, maxBytes int) *pol
 	if len(raw) > 0 && st.Role == isr.Leader && !st.Visible {
 		w.violate(invVisible, "%d serves offset %d, high watermark %d, epoch start %d", d.id, offset, st.HighWatermark, st.EpochStart)
 	}
-	w.orc.served(d, tp, raw)
+	if !w.orc.served(d, tp, raw) {
+		out.res.Err, out.raw = codeCorrupt, nil // every client checks the checksums of batches
+	}
 	return out
 }
 
-// served checks that a consumer gets what is committed and nothing else.
-func (o *oracle) served(n *node, tp model.TopicPartition, raw []byte) {
+// served checks that a consumer gets what is committed and nothing else. It is
+// false for bytes that no client takes for a batch, from a broker that may take
+// them for verified.
+func (o *oracle) served(n *node, tp model.TopicPartition, raw []byte) bool {
 	p := o.part(tp)
 	for len(raw) > 0 {
 		h, b, err := batch.Next(raw)
 		if err != nil || batch.VerifyCRC(b) != nil {
+			if n.trusting() {
+				o.w.acted.Trusted++
+				return false
+			}
 			o.w.violate(invCommitted, "%d serves damaged bytes of %s at offset %d: %v", n.id, p.name, h.BaseOffset, err)
-			return
+			return false
 		}
 		e := entryOf(&h, b)
 		if c, ok := p.committedAt(e.base); !ok || c != e {
 			o.w.violate(invCommitted, "%d serves %+v of %s, committed is %+v (end %d)", n.id, e, p.name, c, p.end)
-			return
+			return false
 		}
 		raw = raw[len(b):]
 	}
+	return true
 }
 
 func (c *consumer) take(tp model.TopicPartition, k history.Key, op int, v *polled) {

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/tailrace/tailrace/internal/batch"
@@ -21,6 +22,7 @@ func (w *world) heal() {
 	w.calm = true
 	w.trace.note("HEAL")
 	w.net.calm()
+	w.evictAll()
 	for _, n := range w.nodes {
 		n.disk.full, n.disk.eio, n.disk.countIn, n.slow = false, 0, 0, 0
 		n.resume()
@@ -72,7 +74,7 @@ func (w *world) writing(since time.Duration) bool {
 // unwhole says what is not as it should be in a quiet cluster.
 func (w *world) unwhole() string {
 	img := w.orc.image
-	if img == nil || len(w.topics) == 0 {
+	if img == nil || len(w.topics) != 1 || w.topics[0].gone {
 		return "no topic"
 	}
 	for _, p := range w.prods {
@@ -88,9 +90,19 @@ func (w *world) unwhole() string {
 			return fmt.Sprintf("broker %d is fenced", n.id)
 		}
 	}
+	for _, n := range w.nodes {
+		if why := n.leftovers(); n.up && why != "" {
+			return why
+		}
+	}
 	for _, p := range w.orc.order {
 		if why := w.unwholePart(p); why != "" {
 			return p.name + ": " + why
+		}
+	}
+	for _, n := range w.nodes { // decay that nobody has read yet is found now, and mended
+		if !n.sound() {
+			return fmt.Sprintf("broker %d has damage", n.id)
 		}
 	}
 	return ""
@@ -123,12 +135,6 @@ func (w *world) unwholePart(p *part) string {
 			return fmt.Sprintf("broker %d ends at %d, high watermark %d, durable end %d (known %d), committed are %d", id, end, hw, x.log.DurableEnd(), x.r.Status().DurableEnd, p.end)
 		}
 	}
-	for _, id := range m.Replicas { // decay that nobody has read yet is found now, and mended
-		x := w.nodes[id-1].watch(p.tp)
-		if err := readable(x.log, x.log.Start(), x.log.End()); err != nil {
-			return fmt.Sprintf("broker %d: %v", id, err)
-		}
-	}
 	return ""
 }
 
@@ -142,7 +148,7 @@ func (w *world) judge() {
 	if w.par.deleteRecords || w.fail != nil {
 		return // what was deleted on purpose looks lost to the checker
 	}
-	rep := history.Check(&w.hist.h, history.Options{AllowDuplicates: true, FinalReads: w.hist.final, Dumps: w.hist.dumps})
+	rep := history.Check(w.hist.living(w.orc), history.Options{AllowDuplicates: true, FinalReads: w.hist.final, Dumps: w.hist.dumps})
 	if !rep.Valid() {
 		w.violate(invHistory, "%s", rep)
 	}
@@ -174,7 +180,10 @@ func (w *world) readBack(n *node, p *part) {
 			w.violate(invReadable, "%s: broker %d at offset %d: %d bytes, %v", p.name, n.id, pos, len(raw), err)
 			return
 		}
-		w.orc.served(n, p.tp, raw)
+		if !w.orc.served(n, p.tp, raw) {
+			w.violate(invReadable, "%s: broker %d serves damaged bytes at offset %d", p.name, n.id, pos)
+			return
+		}
 		for len(raw) > 0 && w.fail == nil {
 			h, b, err := batch.Next(raw)
 			if err != nil {
@@ -232,20 +241,33 @@ func (w *world) describe() {
 	}
 }
 
-// readable reads everything in [from, end) and drops it.
-func readable(l partition.Log, from, end int64) error {
-	for from < end {
-		raw, err := readSome(l, from, end)
-		if err != nil {
-			return err
-		}
-		for len(raw) > 0 {
-			h, b, err := batch.Next(raw)
-			if err != nil {
-				return err
+// living is the history without what was sent to topics that were deleted
+// since: it is lost on purpose.
+func (hs *histories) living(o *oracle) *history.History {
+	dead := make([]bool, len(hs.h.Keys))
+	any := false
+	for tp, k := range hs.keys {
+		dead[k] = o.deleted(tp.Topic)
+		any = any || dead[k]
+	}
+	if !any {
+		return &hs.h
+	}
+	out := &history.History{Keys: hs.h.Keys}
+	for _, op := range hs.h.Ops {
+		var mops []history.Mop
+		for _, m := range op.Mops {
+			if m.Poll {
+				m.Reads = slices.DeleteFunc(slices.Clone(m.Reads), func(r history.Read) bool { return dead[r.Key] })
+			} else if dead[m.Key] {
+				continue
 			}
-			raw, from = raw[len(b):], h.NextOffset()
+			mops = append(mops, m)
+		}
+		if op.F != history.FSend || len(mops) > 0 {
+			op.Mops = mops
+			out.Ops = append(out.Ops, op)
 		}
 	}
-	return nil
+	return out
 }

@@ -33,7 +33,8 @@ const (
 	invStart        = "I25 the log start only grows, up to the high watermark"
 	invDedupe       = "I26 a batch of an idempotent producer is in the log once"
 	invSequence     = "I26 an idempotent producer's next batch is in sequence"
-	invIdentity     = "I37 only logs of deleted topics go away"
+	invIdentity     = "I37 only logs of deleted topics go away, and they do not come back"
+	invReborn       = "I37 a topic has records of its own clients only"
 	invQuarantine   = "I37 recovery unlinks nothing"
 	invFailed       = "a replica failed without a fault of its disk"
 	invReadable     = "acknowledged records can be read from every replica at the end"
@@ -122,6 +123,7 @@ func (o *oracle) truth(u control.Update) {
 	}
 	prev := o.image
 	o.image = u.Next
+	o.lifetimes(prev, u.Next)
 	for _, e := range u.Events {
 		if e.Kind == control.EventBrokerFenced {
 			o.w.acted.Fences++
@@ -173,6 +175,9 @@ func (o *oracle) change(p *part, old, m *control.Partition) {
 		if m.Leader != model.NoBroker && m.Leader != old.Leader {
 			w.acted.Elections++
 		}
+	}
+	if b := o.image.Brokers[old.Leader]; len(old.ISR) == 1 && slices.Contains(old.ELR, m.Leader) && b.Live() && b.Incarnation == old.LeaderIncarnation {
+		w.acted.Successions++
 	}
 	joined, left := 0, 0
 	for _, id := range m.ISR {
@@ -240,7 +245,7 @@ func (o *oracle) complete(p *part, when string) {
 // lacks says what a running replica lacks of the committed records.
 func (n *node) lacks(p *part) string {
 	x := n.watch(p.tp)
-	if x == nil || x.blind || x.log.Suspect() != segment.Trusted {
+	if x == nil || x.blind || x.log.Suspect() != segment.Trusted || n.unknown() {
 		return ""
 	}
 	if d := x.log.DurableEnd(); d < p.end {
@@ -257,6 +262,16 @@ func (n *node) lacks(p *part) string {
 		return fmt.Sprintf("has %+v at offset %d, committed is %+v", got, want.base, want)
 	}
 	return ""
+}
+
+// unknown: the disk is a copy of an earlier life, and this process is not yet
+// registered: the sets name another one.
+func (n *node) unknown() bool {
+	if n.outdated == 0 {
+		return false
+	}
+	b := n.w.orc.image.Brokers[n.id]
+	return b != nil && b.Incarnation <= n.outdated
 }
 
 // watched is a running replica's log as the oracle knows it.
@@ -319,7 +334,7 @@ func (o *oracle) hosted(n *node) {
 	var next []*watched
 	for _, x := range n.watched {
 		if !slices.Contains(rs, x.r) {
-			if _, dead := o.image.Deleted[x.p.tp.Topic]; !dead {
+			if !o.deleted(x.p.tp.Topic) {
 				o.w.violate(invIdentity, "broker %d dropped %s, whose topic is not deleted", n.id, x.p.name)
 			}
 			continue

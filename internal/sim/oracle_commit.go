@@ -8,6 +8,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/tailrace/tailrace/internal/batch"
+	"github.com/tailrace/tailrace/internal/history"
 	"github.com/tailrace/tailrace/internal/model"
 	"github.com/tailrace/tailrace/isr"
 	"github.com/tailrace/tailrace/segment"
@@ -51,6 +52,9 @@ func (o *oracle) commit(n *node, x *watched, hw int64) {
 		}
 		if e.base > p.end && p.end > 0 && !x.blind {
 			o.w.violate(invComplete, "%s: leader %d of epoch %d commits offset %d, the last committed is %d", p.name, n.id, x.leads, e.base, p.end)
+		}
+		if k := o.w.hist.key(p.tp); e.value >= 0 && e.value>>keyShift != int64(k) {
+			o.w.violate(invReborn, "%s: leader %d commits %+v, which was sent to %s", p.name, n.id, e, o.w.hist.h.KeyName(history.Key(e.value>>keyShift)))
 		}
 		p.committed = append(p.committed, e)
 		p.end = e.next
@@ -96,7 +100,7 @@ func (o *oracle) acked(n *node, tp model.TopicPartition, base, next int64, value
 		for _, set := range [2][]model.BrokerID{m.ISR, m.ELR} {
 			for _, id := range set {
 				x := o.w.nodes[id-1].watch(tp)
-				if x == nil || x.blind || x.log.Suspect() != segment.Trusted {
+				if x == nil || x.blind || x.log.Suspect() != segment.Trusted || o.w.nodes[id-1].unknown() {
 					continue
 				}
 				if d := x.log.DurableEnd(); d < next {

@@ -174,7 +174,7 @@ func (n *node) submit(cmd control.Command, cb func(control.Result, error)) {
 	raw := control.EncodeCommand(cmd)
 	repeat := true
 	switch cmd.(type) {
-	case *control.CreateTopics, *control.DeleteTopics, *control.AlterConfigs, *control.AlterPartitions, *control.ElectLeaders:
+	case *control.CreateTopics, *control.CreatePartitions, *control.DeleteTopics, *control.AlterConfigs, *control.AlterPartitions, *control.ElectLeaders:
 		repeat = false
 	}
 	_, registers := cmd.(*control.RegisterBroker)
@@ -205,7 +205,7 @@ func (n *node) propose() {
 	n.props = nil
 	n.w.acted.Proposals += int64(len(batch))
 	cmd := &control.AlterPartitions{Broker: n.id, Incarnation: n.host.Incarnation(), Proposals: batch}
-	n.submit(cmd, func(res control.Result, err error) {
+	done := func(res control.Result, err error) {
 		n.proposing = false
 		for i, b := range batch {
 			o := isr.Unknown
@@ -224,7 +224,12 @@ func (n *node) propose() {
 			n.host.Do(b.TP, func(r *partition.Replica, eff *partition.Effects) { r.ProposalOutcome(b.Proposal.ID, o, eff) })
 		}
 		n.propose()
-	})
+	}
+	if n.w.faults.late.catch(cmd) {
+		n.after(time.Second, evTimeout, func() { done(control.Result{}, control.ErrUnknownOutcome) })
+		return
+	}
+	n.submit(cmd, done)
 }
 
 // session is what control.Session does, without its goroutines: it keeps the

@@ -4,9 +4,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"time"
-
-	"github.com/tailrace/tailrace/broker/control"
-	"github.com/tailrace/tailrace/internal/model"
 )
 
 // Config describes one run. The zero value of a field takes what the seed says,
@@ -322,52 +319,4 @@ func (w *world) violate(invariant, format string, args ...any) {
 		w.fail = &Violation{Invariant: invariant, Detail: fmt.Sprintf(format, args...), At: w.now, Event: w.events}
 		w.trace.note("VIOLATION %s: %s", invariant, w.fail.Detail)
 	}
-}
-
-// topic is a topic as its clients know it.
-type topic struct {
-	name string
-	id   model.TopicID
-	n    int
-}
-
-const topicName = "t"
-
-func (w *world) createTopic() {
-	cmd := &control.CreateTopics{Topics: []control.NewTopic{{Name: topicName, Partitions: int32(w.cfg.Partitions),
-		ReplicationFactor: int16(w.par.rf), Config: w.topicConfig()}}}
-	n := w.nodes[w.rng.IntN(len(w.nodes))]
-	again := func() { w.after(200*time.Millisecond, evClient, w.createTopic) }
-	if !n.up || n.paused || n.core == nil || len(n.core.Image().Brokers) < w.par.rf {
-		again()
-		return
-	}
-	if t := n.core.Image().TopicsByName[topicName]; t != nil {
-		w.topics = append(w.topics, &topic{name: topicName, id: t.ID, n: len(t.Partitions)})
-		return
-	}
-	n.submit(&control.AlterConfigs{Resources: []control.ConfigChange{{Type: control.ResourceBroker, Ops: []control.ConfigOp{
-		{Key: "replica.lag.time.max.ms", Value: fmt.Sprint(w.par.lagMax.Milliseconds())}}}}}, func(r control.Result, err error) {
-		w.trace.note("configure: %+v, %v", r, err)
-	})
-	n.submit(cmd, func(r control.Result, err error) {
-		w.trace.note("create topic: %+v, %v", r, err)
-	})
-	again()
-}
-
-func (w *world) topicConfig() map[string]string {
-	p := &w.par
-	c := map[string]string{
-		"min.insync.replicas":            fmt.Sprint(p.minISR),
-		"segment.bytes":                  fmt.Sprint(p.segmentBytes),
-		"retention.ms":                   "-1",
-		"message.timestamp.type":         "CreateTime",
-		"replica.read.max.lag.ms":        "5000",
-		"message.timestamp.after.max.ms": "9223372036854775807",
-	}
-	if p.syncReplicas > 0 {
-		c["sync.replicas"] = fmt.Sprint(p.syncReplicas)
-	}
-	return c
 }
