@@ -166,9 +166,11 @@ func (s *Session) firstAcks(ctx context.Context, start time.Time) (first, all ti
 				}
 				continue
 			}
-			if err := sleep(ctx, pollMetadata); err == nil {
-				go send(a.part)
-			}
+			go func() { // each by itself: thousands may fail at once
+				if sleep(ctx, pollMetadata) == nil {
+					send(a.part)
+				}
+			}()
 		case <-ctx.Done():
 			return first, 0, fmt.Errorf("no acknowledgement from %d of %d partitions within %s", left, s.Topic.Partitions, inSyncLimit)
 		}
