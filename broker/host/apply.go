@@ -159,7 +159,37 @@ func (h *Host) remove(id model.TopicID) []model.TopicPartition {
 	return tps
 }
 
-// applyTopic hands the committed state of t to its replicas here.
+// given is the committed state that a replica was handed last. What it points to
+// is part of immutable images, so that equal pointers mean an equal state.
+type given struct {
+	at     *control.Partition
+	config uint64            // index of the settings
+	hosts  []*control.Broker // of the replicas: their incarnations and whether they may lead
+}
+
+// is reports whether the image says the same.
+func (g *given) is(img *control.Image, p *control.Partition, config uint64) bool {
+	if g.at != p || g.config != config {
+		return false
+	}
+	for i, id := range p.Replicas {
+		if g.hosts[i] != img.Brokers[id] {
+			return false
+		}
+	}
+	return true
+}
+
+func (g *given) set(img *control.Image, p *control.Partition, config uint64) {
+	g.at, g.config, g.hosts = p, config, g.hosts[:0]
+	for _, id := range p.Replicas {
+		g.hosts = append(g.hosts, img.Brokers[id])
+	}
+}
+
+// applyTopic hands the committed state of t to its replicas here. Those for which
+// nothing changed are left alone: a change of one partition of a topic with
+// thousands must not cost as much as one of all.
 func (h *Host) applyTopic(img *control.Image, t *control.Topic) {
 	cfg := control.EffectiveTopicConfig(img, t)
 	for _, p := range h.assigned(t) {
@@ -167,11 +197,15 @@ func (h *Host) applyTopic(img *control.Image, t *control.Topic) {
 		if m == nil {
 			continue
 		}
-		if m.configIndex != cfg.ConfigIndex {
-			m.SetConfig(topicConfig(cfg))
-			m.configIndex = cfg.ConfigIndex
+		at := t.Partitions[p]
+		if m.given.is(img, at, cfg.ConfigIndex) {
+			continue
 		}
-		meta := control.MetaWith(img, t.Partitions[p], cfg)
+		if m.given.config != cfg.ConfigIndex {
+			m.SetConfig(topicConfig(cfg))
+		}
+		m.given.set(img, at, cfg.ConfigIndex)
+		meta := control.MetaWith(img, at, cfg)
 		h.with(m, nil, func(eff *partition.Effects) { m.ApplyMeta(meta, eff) })
 		h.activate(m)
 	}

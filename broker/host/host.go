@@ -75,8 +75,8 @@ type Host struct {
 // member is a replica with what the host remembers of it.
 type member struct {
 	*partition.Replica
-	view        any    // see Options.View; not changed
-	configIndex uint64 // of the settings last set; guarded by applyMu
+	view  any   // see Options.View; not changed
+	given given // guarded by applyMu
 	// following is the leader that Output was last told of.
 	following atomic.Int32
 	// flush carries effects out in the middle of an append that writes for

@@ -47,7 +47,7 @@ func (o *output) Following(_ *partition.Replica, from, to model.BrokerID) {
 
 // rig is the host of broker 1, on a disk in memory.
 type rig struct {
-	t     *testing.T
+	t     testing.TB
 	fs    *vfs.MemFS
 	store *segment.Store
 	h     *Host
@@ -56,7 +56,7 @@ type rig struct {
 	img   *control.Image
 }
 
-func newRig(t *testing.T) *rig {
+func newRig(t testing.TB) *rig {
 	r := &rig{t: t, fs: vfs.NewMem(), lease: true, img: &control.Image{}}
 	r.open()
 	return r
