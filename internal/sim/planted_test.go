@@ -17,7 +17,7 @@ import (
 // finds each within plantedSeeds.
 var planted = map[string]string{
 	"ackbeforefsync": "1", "pagecacheend": "1", "isrjoin": "1", "hwtruncate": "1", "deduploss": "1", "staleend": "8",
-	"nochecksum": "1", "epochreuse": "1", "pendingfloor": "1", "rpcadopt": "40", "trusttail": "50", "orphandelete": "8",
+	"nochecksum": "1", "epochreuse": "1", "pendingfloor": "1", "rpcadopt": "40", "trusttail": "530", "orphandelete": "8",
 	"dupearly": "1", "brokerepoch": "1", "openblock": "1",
 }
 
