@@ -225,7 +225,7 @@ func (o *oracle) change(p *part, old, m *control.Partition) {
 func (o *oracle) joined(p *part, m *control.Partition, id model.BrokerID) {
 	n := o.w.nodes[id-1]
 	x := n.watch(p.tp)
-	if x == nil || x.blind || m.Leader == id {
+	if x == nil || x.blind || m.Leader == id || n.unknown() {
 		return
 	}
 	if l := o.w.leaderOf(m); l != nil && m.Leader != id {
