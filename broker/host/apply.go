@@ -22,10 +22,12 @@ import (
 func (h *Host) ApplyUpdate(u control.Update) error {
 	h.applyMu.Lock()
 	defer h.applyMu.Unlock()
-	if cur := h.image.Load(); cur != nil && u.Next.Index <= cur.Index {
+	cur := h.image.Load()
+	if cur != nil && u.Next.Index <= cur.Index {
 		return nil
 	}
-	if err := h.createMissing(u); err != nil {
+	moved := movedBrokers(cur, u.Next)
+	if err := h.createMissing(u, moved); err != nil {
 		return err
 	}
 	if err := h.deleteGone(u); err != nil {
@@ -43,24 +45,13 @@ func (h *Host) ApplyUpdate(u control.Update) error {
 	}
 	for _, id := range touched {
 		if t := u.Next.Topics[id]; t != nil {
-			h.applyTopic(u.Next, t)
+			h.applyTopic(u.Next, t, moved)
 		}
 	}
 	return nil
 }
 
-// assigned lists the partitions of t that this broker holds.
-func (h *Host) assigned(t *control.Topic) []int32 {
-	var out []int32
-	for i, p := range t.Partitions {
-		if slices.Contains(p.Replicas, h.o.Self) {
-			out = append(out, int32(i))
-		}
-	}
-	return out
-}
-
-func (h *Host) createMissing(u control.Update) error {
+func (h *Host) createMissing(u control.Update, moved []model.BrokerID) error {
 	var specs []segment.CreateSpec
 	topics := map[model.TopicID]*control.Topic{}
 	for _, id := range u.Topics {
@@ -70,7 +61,7 @@ func (h *Host) createMissing(u control.Update) error {
 		}
 		topics[id] = t
 		cfg := control.EffectiveTopicConfig(u.Next, t)
-		for _, p := range h.assigned(t) {
+		for _, p := range h.affected(t, cfg.ConfigIndex, moved) {
 			tp := model.TopicPartition{Topic: id, Partition: p}
 			if h.Replica(tp) == nil {
 				specs = append(specs, segment.CreateSpec{TP: tp, Config: cfg.Log})
@@ -122,6 +113,7 @@ func (h *Host) deleteGone(u control.Update) error {
 			continue
 		}
 		gone = append(gone, h.remove(id)...)
+		delete(h.handed, id)
 	}
 	return h.deleteLogs(gone)
 }
@@ -159,56 +151,78 @@ func (h *Host) remove(id model.TopicID) []model.TopicPartition {
 	return tps
 }
 
-// given is the committed state that a replica was handed last. What it points to
-// is part of immutable images, so that equal pointers mean an equal state.
-type given struct {
-	at     *control.Partition
-	config uint64            // index of the settings
-	hosts  []*control.Broker // of the replicas: their incarnations and whether they may lead
+// handed is the state of a topic that its replicas here were handed last. Images
+// are immutable and share what did not change, so equal pointers mean equal
+// states.
+type handed struct {
+	topic  *control.Topic
+	config uint64 // index of the settings
 }
 
-// is reports whether the image says the same.
-func (g *given) is(img *control.Image, p *control.Partition, config uint64) bool {
-	if g.at != p || g.config != config {
-		return false
+// affected lists the partitions of t that this broker holds and that changed
+// since their replicas were handed the committed state: by themselves, by the
+// topic's settings, or by one of the brokers that have them. What did not change
+// is left alone: an update of one partition of a topic with thousands must not
+// cost as much as one of all.
+func (h *Host) affected(t *control.Topic, config uint64, moved []model.BrokerID) []int32 {
+	var before []*control.Partition
+	if was := h.handed[t.ID]; was.topic != nil && was.config == config {
+		before = was.topic.Partitions
 	}
-	for i, id := range p.Replicas {
-		if g.hosts[i] != img.Brokers[id] {
-			return false
+	var out []int32
+	for i, p := range t.Partitions {
+		if i < len(before) && before[i] == p && !overlap(p.Replicas, moved) {
+			continue
+		}
+		if slices.Contains(p.Replicas, h.o.Self) {
+			out = append(out, int32(i))
 		}
 	}
-	return true
+	return out
 }
 
-func (g *given) set(img *control.Image, p *control.Partition, config uint64) {
-	g.at, g.config, g.hosts = p, config, g.hosts[:0]
-	for _, id := range p.Replicas {
-		g.hosts = append(g.hosts, img.Brokers[id])
+func overlap(a, b []model.BrokerID) bool {
+	return len(b) > 0 && slices.ContainsFunc(a, func(id model.BrokerID) bool { return slices.Contains(b, id) })
+}
+
+// movedBrokers lists the brokers that one image knows otherwise than the other:
+// their incarnation, or whether they may lead.
+func movedBrokers(from, to *control.Image) []model.BrokerID {
+	if from == nil {
+		from = &control.Image{}
 	}
+	var out []model.BrokerID
+	for id, b := range to.Brokers {
+		if from.Brokers[id] != b {
+			out = append(out, id)
+		}
+	}
+	for id := range from.Brokers {
+		if to.Brokers[id] == nil {
+			out = append(out, id)
+		}
+	}
+	return out
 }
 
-// applyTopic hands the committed state of t to its replicas here. Those for which
-// nothing changed are left alone: a change of one partition of a topic with
-// thousands must not cost as much as one of all.
-func (h *Host) applyTopic(img *control.Image, t *control.Topic) {
+// applyTopic hands the committed state of t to those of its replicas here for
+// which it changed.
+func (h *Host) applyTopic(img *control.Image, t *control.Topic, moved []model.BrokerID) {
 	cfg := control.EffectiveTopicConfig(img, t)
-	for _, p := range h.assigned(t) {
+	for _, p := range h.affected(t, cfg.ConfigIndex, moved) {
 		m := h.member(model.TopicPartition{Topic: t.ID, Partition: p})
 		if m == nil {
 			continue
 		}
-		at := t.Partitions[p]
-		if m.given.is(img, at, cfg.ConfigIndex) {
-			continue
-		}
-		if m.given.config != cfg.ConfigIndex {
+		if m.configIndex != cfg.ConfigIndex {
 			m.SetConfig(topicConfig(cfg))
+			m.configIndex = cfg.ConfigIndex
 		}
-		m.given.set(img, at, cfg.ConfigIndex)
-		meta := control.MetaWith(img, at, cfg)
+		meta := control.MetaWith(img, t.Partitions[p], cfg)
 		h.with(m, nil, func(eff *partition.Effects) { m.ApplyMeta(meta, eff) })
 		h.activate(m)
 	}
+	h.handed[t.ID] = handed{t, cfg.ConfigIndex}
 }
 
 // topicConfig is the part of the settings that replicas obey.

@@ -62,6 +62,8 @@ type Host struct {
 	// leads only under the incarnation that was elected (registration reset).
 	incarnation atomic.Int64
 
+	handed map[model.TopicID]handed // guarded by applyMu
+
 	mu       sync.RWMutex // guards replicas
 	replicas map[model.TopicPartition]*member
 
@@ -75,8 +77,8 @@ type Host struct {
 // member is a replica with what the host remembers of it.
 type member struct {
 	*partition.Replica
-	view  any   // see Options.View; not changed
-	given given // guarded by applyMu
+	view        any    // see Options.View; not changed
+	configIndex uint64 // of the settings last set; guarded by applyMu
 	// following is the leader that Output was last told of.
 	following atomic.Int32
 	// flush carries effects out in the middle of an append that writes for
@@ -88,7 +90,7 @@ type member struct {
 
 // New returns an empty host.
 func New(o Options) *Host {
-	h := &Host{o: o, replicas: map[model.TopicPartition]*member{}}
+	h := &Host{o: o, handed: map[model.TopicID]handed{}, replicas: map[model.TopicPartition]*member{}}
 	h.effects.New = func() any { return new(partition.Effects) }
 	if h.o.LeaseValid == nil {
 		h.o.LeaseValid = func() bool { return true }
