@@ -17,7 +17,7 @@ import (
 // while the set is at its minimum; disks are replaced, rolled back or damaged
 // only where another holder of the committed records is left.
 func TestLeaderCompleteness(t *testing.T) {
-	elections, cuts := 0, 0
+	elections, cuts, successions := 0, 0, 0
 	for seed := range uint64(60) {
 		m := &logModel{world: newWorld(t), rng: rand.New(rand.NewPCG(seed, 7)), parts: map[model.TopicPartition]*modelPart{}, disk: map[model.BrokerID]int{}}
 		for id := model.BrokerID(1); id <= 4; id++ {
@@ -32,10 +32,11 @@ func TestLeaderCompleteness(t *testing.T) {
 			}
 		}
 		m.checkReplay()
-		elections, cuts = elections+m.elections, cuts+m.lost
+		elections, cuts, successions = elections+m.elections, cuts+m.lost, successions+m.successions
 	}
-	if elections < 500 || cuts < 50 {
-		t.Fatalf("only %d elections and %d lost disks: the test tests nothing", elections, cuts)
+	t.Logf("%d elections, %d lost disks, %d successions", elections, cuts, successions)
+	if elections < 500 || cuts < 50 || successions < 10 {
+		t.Fatalf("only %d elections, %d lost disks and %d successions: the test tests nothing", elections, cuts, successions)
 	}
 }
 
@@ -48,6 +49,8 @@ type logModel struct {
 	elections int
 	lost      int // disks
 	bad       string
+
+	successions int // of damaged leaders that were alone in sync
 }
 
 type modelPart struct {
@@ -142,7 +145,7 @@ func (m *logModel) step() {
 	id := model.BrokerID(1 + m.rng.IntN(4))
 	inc := incarnationOf(m.img, id)
 	m.replicate()
-	switch m.rng.IntN(16) {
+	switch m.rng.IntN(18) {
 	case 0, 1, 2:
 		m.restart(id, inc)
 	case 3, 4:
@@ -170,6 +173,28 @@ func (m *logModel) step() {
 		} else {
 			m.v = NewVolatile(2e9) // a new controller
 		}
+	case 16, 17:
+		m.leaveAlone()
+	}
+}
+
+// leaveAlone has every follower of some leader die and come back, before the
+// leader reports.
+func (m *logModel) leaveAlone() {
+	for _, t := range m.img.SortedTopics() {
+		p := t.Partitions[0]
+		if p.Leader == model.NoBroker || m.rng.IntN(2) == 0 {
+			continue
+		}
+		for _, b := range p.Replicas {
+			if inc := incarnationOf(m.img, b); b != p.Leader {
+				m.do(&FenceBroker{Broker: b, Incarnation: inc, Reason: FenceSessionExpired})
+				m.report(b)
+				m.do(&UnfenceBroker{Broker: b, Incarnation: inc})
+			}
+		}
+		m.replicate() // what nobody else has
+		m.report(p.Leader)
 	}
 }
 
@@ -199,12 +224,17 @@ func (m *logModel) storage(id model.BrokerID) model.StorageID {
 
 func (m *logModel) report(id model.BrokerID) {
 	r := &ReportLogs{Broker: id, Incarnation: incarnationOf(m.img, id), Last: true}
+	var led []model.TopicPartition
 	for _, t := range m.img.SortedTopics() {
 		for i, p := range t.Partitions {
 			tp := model.TopicPartition{Topic: t.ID, Partition: int32(i)}
 			mp := m.parts[tp]
-			if m.rng.IntN(6) == 0 && p.Leader != id && m.spare(id) {
+			alone := p.Leader == id && len(p.ISR) == 1 && len(p.ELR) > 0
+			if (m.rng.IntN(6) == 0 && p.Leader != id || alone && m.rng.IntN(2) == 0) && m.spare(id) {
 				mp.damaged[id] = true
+				if alone {
+					led = append(led, tp)
+				}
 			}
 			l := LogReport{TP: tp, End: int64(len(mp.logs[id]))}
 			switch {
@@ -217,6 +247,13 @@ func (m *logModel) report(id model.BrokerID) {
 		}
 	}
 	m.do(r)
+	for _, tp := range led {
+		if m.img.Partition(tp).Leader == id {
+			delete(m.parts[tp].damaged, id) // nobody could take over: it is mended in place
+		} else {
+			m.successions++
+		}
+	}
 }
 
 // propose asks for a random set; who joins has caught up.

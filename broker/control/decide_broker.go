@@ -132,9 +132,10 @@ func (d *decision) unregisterBroker(cmd *UnregisterBroker) error {
 
 // reportLogs elects where the report was awaited. The report itself is in v
 // already. A broker in service that reports damage leaves the in-sync set of
-// that partition, and does not lead it, while there is another member (I39). The
-// new epoch voids what it reported as durable, so that it rejoins only after it
-// reports again, which it does when it is repaired.
+// that partition, and does not lead it, while there is another member or a
+// trusted eligible leader (I39). The new epoch voids what it reported as durable,
+// so that it rejoins only after it reports again, which it does when it is
+// repaired.
 func (d *decision) reportLogs(cmd *ReportLogs) error {
 	b := d.current(cmd.Broker, cmd.Incarnation)
 	if b == nil {
@@ -142,12 +143,15 @@ func (d *decision) reportLogs(cmd *ReportLogs) error {
 	}
 	for _, l := range cmd.Logs {
 		p := d.img.Partition(l.TP)
-		if l.Suspect <= segment.TornTail || d.v.overtaken(cmd, l.TP) || p == nil || len(p.ISR) < 2 || !slices.Contains(p.ISR, b.ID) {
+		if l.Suspect <= segment.TornTail || d.v.overtaken(cmd, l.TP) || p == nil || !slices.Contains(p.ISR, b.ID) {
 			continue
 		}
 		x := newTransition(l.TP, p, minInsync(d.img, d.img.Topics[l.TP.Topic]))
 		x.remove(b.ID, false)
 		x.bump = true
+		if len(x.isr) == 0 && !d.succeed(x) {
+			continue
+		}
 		if err := d.settle(x); err != nil {
 			return err
 		}
@@ -156,6 +160,21 @@ func (d *decision) reportLogs(cmd *ReportLogs) error {
 		return nil
 	}
 	return d.resolveOffline(&cmd.Broker)
+}
+
+// succeed has an eligible leader take over from a damaged one that was alone in
+// sync. It must be live and trusted: then it holds every committed record,
+// because the high watermark has stood still since it left the set, and what the
+// damaged one has beyond it was never acknowledged. This is what a restart of the
+// damaged one would lead to, without waiting for other reports.
+func (d *decision) succeed(x *transition) bool {
+	trusted, suspect, _, _ := d.candidates(x)
+	best := bestOf(liveOnly(trusted))
+	if best == nil {
+		return false
+	}
+	x.install(best.id, suspect)
+	return true
 }
 
 // resolveOffline elects leaders of offline partitions: all, or those that a
@@ -169,12 +188,13 @@ func (d *decision) resolveOffline(only *model.BrokerID) error {
 	})
 }
 
-// eligibleForOffline reports whether a broker's report is awaited by an
-// offline partition.
-func eligibleForOffline(img *Image, id model.BrokerID) bool {
+// awaited reports whether a broker's report may decide who leads: of a partition
+// that is offline, or whose leader said that its log is damaged.
+func (v *Volatile) awaited(img *Image, id model.BrokerID) bool {
 	for _, t := range img.Topics {
-		for _, p := range t.Partitions {
-			if p.Leader == model.NoBroker && slices.Contains(p.ELR, id) {
+		for i, p := range t.Partitions {
+			tp := model.TopicPartition{Topic: t.ID, Partition: int32(i)}
+			if slices.Contains(p.ELR, id) && (p.Leader == model.NoBroker || v.damaged(img.Brokers[p.Leader], tp)) {
 				return true
 			}
 		}

@@ -257,7 +257,7 @@ func (o *office) beat(c *Core, req HeartbeatRequest) HeartbeatResponse {
 	resp.Fenced = b.Fenced
 	caughtUp := req.AppliedIndex >= s.changed && req.AppliedIndex >= uint64(b.Incarnation)
 	resp.LeaseGranted = caughtUp && !b.Fenced && !s.fenceQueued
-	resp.NeedReport = o.vol.complete(b) == nil && (b.Fenced || eligibleForOffline(c.img, b.ID))
+	resp.NeedReport = o.vol.complete(b) == nil && (b.Fenced || o.vol.awaited(c.img, b.ID))
 	switch {
 	case req.Stopped:
 		if !b.Fenced && !s.fenceQueued {

@@ -88,3 +88,13 @@ func (v *Volatile) log(b *Broker, tp model.TopicPartition) (LogReport, time.Dura
 	}
 	return l, br.At, true
 }
+
+// damaged reports whether the broker's current incarnation said last that a log
+// is damaged.
+func (v *Volatile) damaged(b *Broker, tp model.TopicPartition) bool {
+	if b == nil {
+		return false
+	}
+	br := v.Reports[b.ID]
+	return br != nil && br.Incarnation == b.Incarnation && br.Logs[tp].Suspect > segment.TornTail
+}

@@ -31,7 +31,8 @@ type disk struct {
 	dead     bool // the machine crashed: calls have no effect
 	full     bool // writes fail with ENOSPC
 	eio      int  // that many syncs fail, and what they covered never arrives
-	countIn  int  // calls until the machine crashes; 0: not armed
+	stray    *stray
+	countIn  int // calls until the machine crashes; 0: not armed
 	bytes    int64
 	acted    *Acted
 	removed  func(name string, dir bool) // told of each removal
@@ -45,6 +46,7 @@ type inode struct {
 	stable  []byte   // stable storage
 	unwrote []extent // written, not synced
 	rotten  []rot    // decay of the medium that the page cache does not show yet
+	hidden  bool     // a stray write changed the medium, and the page cache does not show it yet
 }
 
 type extent struct{ off, n int64 }
@@ -306,7 +308,7 @@ func (d *disk) settle(ino *inode) {
 	}
 	ino.unwrote = nil
 	ino.data = slices.Clone(ino.stable)
-	ino.rotten = nil
+	ino.rotten, ino.hidden = nil, false
 }
 
 // store copies a range of the page cache to stable storage.
@@ -325,6 +327,9 @@ func (ino *inode) store(off, n int64) {
 // decay of the medium shows.
 func (d *disk) evict() {
 	for _, ino := range d.names {
+		if ino.hidden {
+			ino.reread()
+		}
 		for _, r := range ino.rotten {
 			if r.at < int64(len(ino.data)) {
 				ino.data[r.at] ^= r.bit
@@ -334,11 +339,13 @@ func (d *disk) evict() {
 	}
 }
 
+func isSegment(name string) bool { return strings.HasPrefix(name, "data/segments/") }
+
 // segments lists the segment files with stable bytes, sorted.
 func (d *disk) segments() []string {
 	var out []string
 	for name, ino := range d.names {
-		if !ino.dir && strings.HasPrefix(name, "data/segments/") && len(ino.stable) > 0 {
+		if !ino.dir && isSegment(name) && len(ino.stable) > 0 {
 			out = append(out, name)
 		}
 	}
@@ -439,7 +446,9 @@ func (f *diskFile) SyncData() error {
 		return fmt.Errorf("sync: %w", syscall.EIO)
 	}
 	for _, e := range f.ino.unwrote {
-		f.ino.store(e.off, e.n)
+		if !f.d.astray(f.ino, e) {
+			f.ino.store(e.off, e.n)
+		}
 	}
 	f.ino.unwrote = nil
 	return nil

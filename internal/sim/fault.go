@@ -33,7 +33,7 @@ type faultKind struct {
 	run    func(w *world, n *node, f Fault)
 }
 
-// The disturbances. Those that destroy data (wipe, rot) act only while another
+// The disturbances. Those that destroy data (wipe, rot, misdirect, late-join) act only while another
 // good copy of everything committed exists and nothing else is impaired.
 var faultKinds = map[string]faultKind{
 	"kill":      {10, func(w *world, n *node, f Fault) { w.down(n, false, f.For) }},
@@ -65,6 +65,7 @@ var faultKinds = map[string]faultKind{
 	"suspicion":  {6, falseEvidence},
 	"wipe":       {3, wipeNode},
 	"rot":        {4, rotBits},
+	"misdirect":  {5, misdirect},
 	"rebalance":  {3, rebalance},
 	"late-join":  {4, lateProposal},
 	"delete":     {2, deleteTopic},
@@ -337,6 +338,9 @@ func (w *world) recovered(n *node) bool {
 		if x == nil || x.blind || x.log.Suspect() >= segment.Damaged || n.lacks(p) != "" {
 			return false
 		}
+	}
+	if !n.sound() {
+		return false
 	}
 	n.w.faults.rotten[n.idx] = false
 	w.faults.impaired = -1

@@ -22,6 +22,7 @@ func (w *world) heal() {
 	w.calm = true
 	w.trace.note("HEAL")
 	w.net.calm()
+	w.evictAll()
 	for _, n := range w.nodes {
 		n.disk.full, n.disk.eio, n.disk.countIn, n.slow = false, 0, 0, 0
 		n.resume()
@@ -99,6 +100,11 @@ func (w *world) unwhole() string {
 			return p.name + ": " + why
 		}
 	}
+	for _, n := range w.nodes { // decay that nobody has read yet is found now, and mended
+		if !n.sound() {
+			return fmt.Sprintf("broker %d has damage", n.id)
+		}
+	}
 	return ""
 }
 
@@ -127,12 +133,6 @@ func (w *world) unwholePart(p *part) string {
 		}
 		if end, hw := x.log.End(), x.log.HighWatermark(); end != p.end || hw != p.end || x.log.DurableEnd() != end || x.r.Status().DurableEnd != end {
 			return fmt.Sprintf("broker %d ends at %d, high watermark %d, durable end %d (known %d), committed are %d", id, end, hw, x.log.DurableEnd(), x.r.Status().DurableEnd, p.end)
-		}
-	}
-	for _, id := range m.Replicas { // decay that nobody has read yet is found now, and mended
-		x := w.nodes[id-1].watch(p.tp)
-		if err := readable(x.log, x.log.Start(), x.log.End()); err != nil {
-			return fmt.Sprintf("broker %d: %v", id, err)
 		}
 	}
 	return ""
@@ -180,7 +180,10 @@ func (w *world) readBack(n *node, p *part) {
 			w.violate(invReadable, "%s: broker %d at offset %d: %d bytes, %v", p.name, n.id, pos, len(raw), err)
 			return
 		}
-		w.orc.served(n, p.tp, raw)
+		if !w.orc.served(n, p.tp, raw) {
+			w.violate(invReadable, "%s: broker %d serves damaged bytes at offset %d", p.name, n.id, pos)
+			return
+		}
 		for len(raw) > 0 && w.fail == nil {
 			h, b, err := batch.Next(raw)
 			if err != nil {
@@ -236,24 +239,6 @@ func (w *world) describe() {
 			fenced bool
 		}{n.sess.inc, n.sess.fenced})
 	}
-}
-
-// readable reads everything in [from, end) and drops it.
-func readable(l partition.Log, from, end int64) error {
-	for from < end {
-		raw, err := readSome(l, from, end)
-		if err != nil {
-			return err
-		}
-		for len(raw) > 0 {
-			h, b, err := batch.Next(raw)
-			if err != nil {
-				return err
-			}
-			raw, from = raw[len(b):], h.NextOffset()
-		}
-	}
-	return nil
 }
 
 // living is the history without what was sent to topics that were deleted

@@ -22,6 +22,7 @@ var epoch = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 const (
 	tickEvery     = 50 * time.Millisecond
 	maintainEvery = time.Second
+	verifyPeriod  = 5 * time.Second // in production longer
 )
 
 // node is a machine and, while it is up, the broker process on it.
@@ -70,7 +71,8 @@ type node struct {
 	patience time.Duration // until this member campaigns
 	watched  []*watched
 	opening  bool
-	sick     bool // a replica failed; the operator restarts the broker
+	trusts   time.Duration // until then it may serve what it takes for verified and is not
+	sick     bool          // a replica failed; the operator restarts the broker
 }
 
 func newNode(w *world, i int) *node {
@@ -134,7 +136,7 @@ func (n *node) start() {
 	n.fetchers = make([]fetchOrder, len(w.nodes))
 	n.parked, n.props, n.pending, n.watched = nil, nil, nil, nil
 	n.proposing, n.committing, n.dirty, n.applying = false, false, false, false
-	n.heard, n.patience = w.now, 0
+	n.heard, n.patience, n.trusts = w.now, 0, 0
 	if err := n.open(); err != nil {
 		n.fatal = err
 	}
@@ -166,7 +168,7 @@ func (n *node) open() (err error) {
 		Dir: "data", FS: n.disk, Catalog: n.catalog, Clock: n, MustExist: n.opened,
 		IndexBytes: p.indexBytes, CacheBytes: 32 << 10, SyncParallelism: 1,
 		JournalGroup: p.journalGroup, JournalPerLog: max(1, p.journalGroup/8), JournalMax: 64 << 10,
-		JournalAge: 2 * time.Second, DeleteDelay: 3 * time.Second, VerifyPeriod: 5 * time.Second, IdleClose: 3 * time.Second,
+		JournalAge: 2 * time.Second, DeleteDelay: 3 * time.Second, VerifyPeriod: verifyPeriod, IdleClose: 3 * time.Second,
 		OnEvent: n.storageEvent,
 	})
 	n.opening = false

@@ -195,6 +195,9 @@ func (o *oracle) change(p *part, old, m *control.Partition) {
 			w.acted.Elections++
 		}
 	}
+	if b := o.image.Brokers[old.Leader]; len(old.ISR) == 1 && slices.Contains(old.ELR, m.Leader) && b.Live() && b.Incarnation == old.LeaderIncarnation {
+		w.acted.Successions++
+	}
 	joined, left := 0, 0
 	for _, id := range m.ISR {
 		if slices.Contains(old.ISR, id) {

@@ -75,9 +75,14 @@ func TestSeeds(t *testing.T) {
 		n = 15
 	}
 	sum, _ := sweep(t, 1, n, 0, true)
+	if sum.LateRefused == 0 && !testing.Short() {
+		t.Errorf("no proposal met another life of its member in %d runs: they prove nothing about it", n)
+	}
 	for name, count := range map[string]int64{"elections": sum.Elections, "truncations": sum.Truncations, "shrinks": sum.Shrinks,
 		"expands": sum.Expands, "swaps": sum.Swaps, "power cuts": sum.PowerCuts, "kills": sum.Kills, "acknowledgements": sum.Acks,
-		"deduplicated retries": sum.Deduplicated, "follower reads": sum.FollowerReads, "quorum elections": sum.QuorumElections} {
+		"deduplicated retries": sum.Deduplicated, "repairs": sum.Repairs,
+		"topic deletions": sum.TopicDeletions, "partitions added": sum.Grown, "misdirected writes": sum.Misdirected,
+		"follower reads": sum.FollowerReads, "quorum elections": sum.QuorumElections} {
 		if count == 0 {
 			t.Errorf("no %s in %d runs: they prove nothing about them", name, n)
 		}
@@ -144,7 +149,8 @@ func TestLong(t *testing.T) {
 	if events == 0 {
 		t.Skip("set TAILRACE_SIM_EVENTS")
 	}
-	sweep(t, env("TAILRACE_SIM_SEED", 1), 1<<62, events, true)
+	sum, _ := sweep(t, env("TAILRACE_SIM_SEED", 1), 1<<62, events, true)
+	t.Logf("how often it acted:\n%s", sum.Table())
 }
 
 // TestOne shows one run in full: TAILRACE_SIM_SEED, TAILRACE_SIM_TRACE lines.

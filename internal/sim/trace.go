@@ -119,6 +119,9 @@ type Acted struct {
 	StaleFetches, Divergences, OffsetReset, DeletedRecs int64
 	Balances, Committed, Forgotten, LeftOffline         int64
 	TopicDeletions, FilesDeleted, Grown                 int64 // files and directories of deleted topics; partitions
+	Trusted                                             int64 // reads of bytes that had been verified, before the page cache was dropped
+	Successions                                         int64 // of leaders that were alone in sync and damaged
+	Misdirected                                         int64 // writes that went to another place, or nowhere
 	LateProposals, LateRefused, RollBacks               int64 // proposals that met another life of the proposed member
 }
 
