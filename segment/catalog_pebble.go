@@ -34,6 +34,16 @@ type PebbleOptions struct {
 // OpenPebble opens the catalog in Pebble.
 func OpenPebble(o PebbleOptions) (Catalog, error) {
 	c := &pebbleCatalog{onFatal: o.OnFatal, onLog: o.OnLog}
+	if o.FS == nil {
+		o.FS = vfs.Default
+	}
+	var err error
+	if c.wal, err = openWALNote(o.FS, o.Dir); err == nil {
+		err = c.wal.check()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("catalog %s: %w", o.Dir, err)
+	}
 	db, err := pebble.Open(o.Dir, &pebble.Options{
 		FS:                          o.FS,
 		ErrorIfNotExists:            o.MustExist,
@@ -44,15 +54,26 @@ func OpenPebble(o PebbleOptions) (Catalog, error) {
 		MaxOpenFiles:                catalogMaxFiles,
 		CompactionConcurrencyRange:  func() (int, int) { return 1, catalogJobs },
 		Logger:                      c,
+		EventListener:               &pebble.EventListener{WALCreated: c.walCreated},
 	})
 	if err == nil {
 		c.db = db
 		err = c.usable()
 	}
 	if err != nil {
-		return nil, fmt.Errorf("catalog %s: %w", o.Dir, err)
+		return nil, errors.Join(fmt.Errorf("catalog %s: %w", o.Dir, err), c.wal.close())
 	}
 	return c, nil
+}
+
+// walCreated is told of each write-ahead log before it takes a record.
+func (c *pebbleCatalog) walCreated(info pebble.WALCreateInfo) {
+	if info.Err != nil {
+		return // Pebble reports it itself
+	}
+	if err := c.wal.created(uint64(info.FileNum)); err != nil {
+		c.Fatalf("note write-ahead log %d: %v", uint64(info.FileNum), err)
+	}
 }
 
 // usable closes a catalog in which Pebble's own jobs found damage while it was
@@ -68,6 +89,7 @@ func (c *pebbleCatalog) usable() error {
 // reports that its log or manifest cannot be written, becomes a sticky error.
 type pebbleCatalog struct {
 	db      *pebble.DB
+	wal     *walNote
 	fatal   atomic.Pointer[error]
 	onFatal func(error)
 	onLog   func(string)
@@ -193,5 +215,5 @@ func (c *pebbleCatalog) Close() error {
 	if c.broken() == nil {
 		err = c.db.Flush()
 	}
-	return errors.Join(err, c.db.Close(), c.broken())
+	return errors.Join(err, c.db.Close(), c.wal.close(), c.broken())
 }

@@ -139,6 +139,7 @@ type campaign struct {
 	write  *writers
 	read   *readers
 	result *Result
+	flips  []*bitFlip // of nemesis flip; only its rounds and the verdict use it
 
 	lastFault atomic.Int64 // on the history's clock; 0: faults go on
 
@@ -248,7 +249,7 @@ func (c *campaign) prepare(ctx context.Context, nem nemesis) error {
 	if c.dir, err = workDir(c.o.Dir); err != nil {
 		return err
 	}
-	if c.net, err = newNetwork(c.o.Brokers, c.o.Loopback); err != nil {
+	if c.net, err = newNetwork(c.o.Brokers, c.o.Loopback, nem.cuts); err != nil {
 		return err
 	}
 	c.result.Network = c.net.String()

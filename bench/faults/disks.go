@@ -95,17 +95,20 @@ const crashDiskBytes = 64 << 30
 // processes are gone.
 func (d *disks) remount() error {
 	var errs []error
-	for i, m := range d.mounts {
-		if err := m.Unmount(); err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		var err error
-		if d.mounts[i], err = d.crash[i].Mount(d.dirs[i]); err != nil {
-			errs = append(errs, err)
-		}
+	for i := range d.mounts {
+		errs = append(errs, d.remountOne(i))
 	}
 	return errors.Join(errs...)
+}
+
+// remountOne is remount for one broker.
+func (d *disks) remountOne(i int) error {
+	if err := d.mounts[i].Unmount(); err != nil {
+		return err
+	}
+	var err error
+	d.mounts[i], err = d.crash[i].Mount(d.dirs[i])
+	return err
 }
 
 // stats sums over the disks.

@@ -17,12 +17,16 @@ type nemesis struct {
 	disk    diskKind
 	args    []string                 // more flags of the brokers
 	reread  bool                     // readers start over when a broker does
+	cuts    bool                     // it cuts links
 	needs   func(c *campaign) string // why it cannot run here, "" if it can
 	round   func(ctx context.Context, c *campaign, rng *rand.Rand) error
 }
 
 // unavailable says why the nemesis cannot run here; "" if it can.
 func (n nemesis) unavailable(c *campaign) string {
+	if _, fixed := c.net.(*loopbackNet); fixed && n.cuts {
+		return errNoCuts.Error()
+	}
 	if n.needs == nil {
 		return ""
 	}
@@ -34,32 +38,35 @@ var nemeses = map[string]nemesis{}
 
 func init() {
 	for name, n := range map[string]nemesis{
-		"none":        {about: "no fault: the load alone", round: quietRound},
-		"kill":        {about: "kill -9 of a random broker, started again", round: killOne},
-		"killall":     {about: "kill -9 of all brokers at once", round: killAll},
-		"pause":       {about: "SIGSTOP of a random broker past its lease, then SIGCONT", round: pauseOne},
-		"killleader":  {about: "kill -9 of a leader; reports the time to the next acknowledged produce", round: killLeader},
-		"clock":       {about: "wall clocks up to an hour apart, jumping at each restart", round: clockRound},
-		"mix":         {about: "kills, pauses and cuts in turn, with quiet periods", round: mixRound},
-		"partition":   {about: "cuts of all shapes in turn", brokers: 5, needs: needsNamespaces, round: cutAny},
-		"one":         {about: "one broker cut off from all others", needs: needsNamespaces, round: cutRound(shapeOne)},
-		"majority":    {about: "a minority of two cut off from three", brokers: 5, needs: needsNamespaces, round: cutRound(shapeMajority)},
-		"halves":      {about: "two halves of four", brokers: 4, needs: needsNamespaces, round: cutRound(shapeHalves)},
-		"ring":        {about: "every broker sees a majority, no two the same", brokers: 5, needs: needsNamespaces, round: cutRound(shapeRing)},
-		"bridge":      {about: "two halves that only one broker joins", brokers: 5, needs: needsNamespaces, round: cutRound(shapeBridge)},
-		"oneway":      {about: "one direction of some links cut", needs: needsNamespaces, round: cutRound(shapeOneWay)},
-		"powercut":    {about: "power cut of all brokers at one instant: what was not synced is lost", disk: crashDisk, needs: needsFuse, round: powerCut(false)},
-		"torn":        {about: "as powercut, but a random part of what was not synced survives, sectors torn", disk: crashDisk, needs: needsFuse, round: powerCut(true)},
-		"cutwipe":     {about: "power cut of all brokers with slow disks, and one of them comes back with an empty disk", disk: crashDisk, needs: needsFuse, round: cutWipe},
-		"killcut":     {about: "kill -9 of all, and a power cut soon after they are back", disk: crashDisk, needs: needsFuse, round: killCut},
-		"fsync":       {about: "fsync fails with EIO on one broker: it must stop, and nothing be lost", disk: crashDisk, needs: needsFuse, round: failSync},
-		"slowdisk":    {about: "fsync takes up to 2 s longer on one broker", disk: crashDisk, needs: needsFuse, round: slowSync},
-		"diskfull":    {about: "the disks of one, two or all brokers fill up, and get room again", disk: smallDisk, needs: needsRoot, round: diskFull},
-		"wipe":        {about: "a broker comes back under its id with an empty disk", round: wipe},
-		"leave":       {about: "graceful stops and returns, one broker after the other", round: leave},
-		"flip":        {about: "bit flips in sealed segments of one replica of each partition while its broker is down", args: []string{"--scrub-period", "1s"}, reread: true, round: flip},
-		"flipcatalog": {about: "bit flips in the catalog of one broker while it is down", round: flipCatalog},
-		"pausekill":   {about: "pause one, kill another, resume the paused one first", brokers: 3, round: pauseKill},
+		"none":         {about: "no fault: the load alone", round: quietRound},
+		"kill":         {about: "kill -9 of a random broker, started again", round: killOne},
+		"killall":      {about: "kill -9 of all brokers at once", round: killAll},
+		"pause":        {about: "SIGSTOP of a random broker past its lease, then SIGCONT", round: pauseOne},
+		"killleader":   {about: "kill -9 of a leader; reports the time to the next acknowledged produce", round: killLeader},
+		"clock":        {about: "wall clocks up to an hour apart, jumping at each restart", round: clockRound},
+		"mix":          {about: "kills, pauses and cuts in turn, with quiet periods", cuts: true, round: mixRound},
+		"partition":    {about: "cuts of all shapes in turn", brokers: 5, cuts: true, round: cutAny},
+		"one":          {about: "one broker cut off from all others", cuts: true, round: cutRound(shapeOne)},
+		"majority":     {about: "a minority of two cut off from three", brokers: 5, cuts: true, round: cutRound(shapeMajority)},
+		"halves":       {about: "two halves of four", brokers: 4, cuts: true, round: cutRound(shapeHalves)},
+		"ring":         {about: "every broker sees a majority, no two the same", brokers: 5, cuts: true, round: cutRound(shapeRing)},
+		"bridge":       {about: "two halves that only one broker joins", brokers: 5, cuts: true, round: cutRound(shapeBridge)},
+		"oneway":       {about: "one direction of some links cut", cuts: true, round: cutRound(shapeOneWay)},
+		"powercut":     {about: "power cut of all brokers at one instant: what was not synced is lost", disk: crashDisk, needs: needsFuse, round: powerCut(false)},
+		"torn":         {about: "as powercut, but a random part of what was not synced survives, sectors torn", disk: crashDisk, needs: needsFuse, round: powerCut(true)},
+		"cutwipe":      {about: "power cut of all brokers with slow disks, and one of them comes back with an empty disk", disk: crashDisk, needs: needsFuse, round: cutWipe},
+		"killcut":      {about: "kill -9 of all, and a power cut soon after they are back", disk: crashDisk, needs: needsFuse, round: killCut},
+		"fsync":        {about: "fsync fails with EIO on one broker: it must stop, and nothing be lost", disk: crashDisk, needs: needsFuse, round: failSync},
+		"slowdisk":     {about: "fsync takes up to 2 s longer on one broker", disk: crashDisk, needs: needsFuse, round: slowSync},
+		"diskfull":     {about: "the disks of one, two or all brokers fill up, and get room again", disk: smallDisk, needs: needsRoot, round: diskFull},
+		"wipe":         {about: "a broker comes back under its id with an empty disk", round: wipe},
+		"leave":        {about: "graceful stops and returns, one broker after the other", round: leave},
+		"flip":         {about: "bit flips in settled blocks of one replica of each partition while its broker, or all, are down; each is followed until it is repaired", args: []string{"--scrub-period", "1s"}, reread: true, round: flip},
+		"flipleader":   {about: "as flip, but all brokers are down, and the damaged one is elected before anybody reads", args: []string{"--scrub-period", "1s"}, round: flipLeader},
+		"losewal":      {about: "the newest write-ahead log of a broker's catalog vanishes while it, or all, are down: it must refuse to start", round: loseWAL},
+		"laststanding": {about: "followers of a partition die one by one, and the last in-sync replica loses power: offline or no loss", brokers: 5, disk: crashDisk, needs: needsFuse, round: lastStanding},
+		"flipcatalog":  {about: "bit flips in the catalog of one broker while it is down", round: flipCatalog},
+		"pausekill":    {about: "pause one, kill another, resume the paused one first", brokers: 3, round: pauseKill},
 	} {
 		nemeses[name] = n
 	}

@@ -2,7 +2,6 @@ package faults
 
 import (
 	"context"
-	"fmt"
 	"math/rand/v2"
 	"time"
 )
@@ -12,13 +11,6 @@ type link struct{ from, to int }
 
 // shape draws the links to cut among n brokers.
 type shape func(rng *rand.Rand, n int) []link
-
-func needsNamespaces(c *campaign) string {
-	if _, ok := c.net.(*namespaces); !ok {
-		return fmt.Sprintf("%v; this is %s", errNoNamespaces, c.net)
-	}
-	return ""
-}
 
 // both cuts the two directions between every pair across two groups.
 func both(a, b []int) []link {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io/fs"
-	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -126,11 +125,7 @@ func failSync(ctx context.Context, c *campaign, rng *rand.Rand) error {
 		n.kill()
 	}
 	c.disks.crash[n.ix].PowerCut(nil)
-	if err := c.disks.mounts[n.ix].Unmount(); err != nil {
-		return err
-	}
-	var err error
-	if c.disks.mounts[n.ix], err = c.disks.crash[n.ix].Mount(c.disks.dir(n.ix)); err != nil {
+	if err := c.disks.remountOne(n.ix); err != nil {
 		return err
 	}
 	if err := n.start(); err != nil {
@@ -228,71 +223,6 @@ func (n *node) files(under, suffix string) []string {
 	return out
 }
 
-// flipBits flips n random bits of a file in place.
-func flipBits(path string, rng *rand.Rand, n int, logf func(string, ...any)) error {
-	f, err := os.OpenFile(path, os.O_RDWR, 0)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	st, err := f.Stat()
-	if err != nil || st.Size() == 0 {
-		return err
-	}
-	for range n {
-		var b [1]byte
-		off := rng.Int64N(st.Size())
-		if _, err := f.ReadAt(b[:], off); err != nil {
-			return err
-		}
-		b[0] ^= 1 << rng.IntN(8)
-		if _, err := f.WriteAt(b[:], off); err != nil {
-			return err
-		}
-		logf("bit flipped at %d of %s", off, path)
-	}
-	return nil
-}
-
-// flip stops a broker and flips a bit in a sealed segment of each partition of
-// which it is the victim: one broker for each, so that a good copy of everything
-// remains. Bits are flipped while it is down, since a flip through the page cache
-// of a running process is not what a medium does: blocks that it wrote lately
-// are trusted there.
-func flip(ctx context.Context, c *campaign, rng *rand.Rand) error {
-	n := c.pick(rng)
-	byDir := map[string][]string{}
-	n.kill()
-	for _, path := range n.files("segments", ".log") {
-		rel, err := filepath.Rel(n.dir, filepath.Dir(path))
-		if err != nil {
-			return err
-		}
-		byDir[rel] = append(byDir[rel], path)
-	}
-	flips := 0
-	for _, rel := range slices.Sorted(maps.Keys(byDir)) {
-		sealed := byDir[rel][:len(byDir[rel])-1]
-		if int(c.victimOf(rel)%uint64(len(c.nodes))) != n.ix || len(sealed) == 0 {
-			continue
-		}
-		if err := flipBits(sealed[rng.IntN(len(sealed))], rng, 1, c.logf); err != nil {
-			return err
-		}
-		flips++
-		c.count("bit flipped in a sealed segment")
-	}
-	c.logf("broker %d comes back with %d bits flipped", n.id(), flips)
-	if err := n.start(); err != nil {
-		return err
-	}
-	return c.awaitWrites(ctx)
-}
-
-// victimOf is the broker that suffers the flips of a partition's directory, the
-// same for the whole run.
-func (c *campaign) victimOf(rel string) uint64 { return c.rand("flip "+rel).Uint64() >> 1 }
-
 // flipCatalog damages files of the catalog of one broker while it is down.
 // What must not happen is that it serves or leads with what it then misreads:
 // it re-syncs, or refuses to start until its disk is replaced.
@@ -326,6 +256,77 @@ func flipCatalog(ctx context.Context, c *campaign, rng *rand.Rand) error {
 	}
 	c.count("catalog damaged: the broker refused, its disk was replaced")
 	n.kill()
+	if err := os.RemoveAll(n.dir); err != nil {
+		return err
+	}
+	if err := n.start(); err != nil {
+		return err
+	}
+	return c.awaitBack(ctx, n)
+}
+
+// flipBits flips n random bits of a file in place.
+func flipBits(path string, rng *rand.Rand, n int, logf func(string, ...any)) error {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil || st.Size() == 0 {
+		return err
+	}
+	for range n {
+		var b [1]byte
+		off := rng.Int64N(st.Size())
+		if _, err := f.ReadAt(b[:], off); err != nil {
+			return err
+		}
+		b[0] ^= 1 << rng.IntN(8)
+		if _, err := f.WriteAt(b[:], off); err != nil {
+			return err
+		}
+		logf("bit flipped at %d of %s", off, path)
+	}
+	return nil
+}
+
+// loseWAL takes the newest write-ahead log of a broker's catalog away while it
+// is down. With what is left it would open as of the last flush, and not know
+// what it has acknowledged or whom it has voted for; so it must refuse to start,
+// until its disk is replaced.
+func loseWAL(ctx context.Context, c *campaign, rng *rand.Rand) error {
+	n := c.victim(rng)
+	down := []*node{n}
+	if rng.IntN(2) == 0 {
+		down = c.nodes
+	}
+	for _, x := range down {
+		x.kill()
+		c.count("kill -9")
+	}
+	wals := n.files("catalog", ".log")
+	if len(wals) == 0 {
+		return fmt.Errorf("broker %d has no write-ahead log", n.id())
+	}
+	newest := wals[len(wals)-1]
+	c.logf("%s of broker %d vanishes while %d brokers are down", filepath.Base(newest), n.id(), len(down))
+	if err := os.Remove(newest); err != nil {
+		return err
+	}
+	c.count("write-ahead log lost")
+	if err := startAll(down, rng); err != nil {
+		return err
+	}
+	n.expectEnd()
+	if err := c.await(ctx, fmt.Sprintf("broker %d refuses to start", n.id()), healPatience, func() bool { return !n.running() || n.ready() }); err != nil {
+		return err
+	}
+	if n.running() {
+		c.anomaly("broker %d serves without %s", n.id(), newest)
+		return nil
+	}
+	c.count("write-ahead log lost: the broker refused, its disk was replaced")
 	if err := os.RemoveAll(n.dir); err != nil {
 		return err
 	}

@@ -68,9 +68,6 @@ func mixRound(ctx context.Context, c *campaign, rng *rand.Rand) error {
 		name  string
 		round func(context.Context, *campaign, *rand.Rand) error
 	}{{"quiet", quietRound}, {"kill", killOne}, {"killall", killAll}, {"pause", pauseOne}, {"pausekill", pauseKill}, {"clock", clockRound}, {"partition", cutAny}, {"both", cutAndKill}}
-	if needsNamespaces(c) != "" {
-		parts = parts[:len(parts)-2]
-	}
 	p := parts[rng.IntN(len(parts))]
 	if err := p.round(ctx, c, rng); err != nil {
 		return fmt.Errorf("%s: %w", p.name, err)

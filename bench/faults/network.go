@@ -29,8 +29,12 @@ type network interface {
 	fmt.Stringer
 	// addr is the address of a broker's listener.
 	addr(node, port int) string
+	// peerAddr is where other brokers find it: addr, or that of a proxy.
+	peerAddr(node, port int) string
 	// command wraps the command line of a process of the broker.
 	command(node int, path string, args []string) (string, []string)
+	// process says which process is the broker now.
+	process(node, pid int)
 	// cut makes packets from one broker to another vanish without a trace.
 	cut(from, to int) error
 	// heal restores all links.
@@ -38,26 +42,35 @@ type network interface {
 	close() error
 }
 
-// errNoNamespaces is why a nemesis that cuts links cannot run.
-var errNoNamespaces = errors.New("needs network namespaces: run as root with iproute2 installed")
+// errNoCuts is why a nemesis that cuts links cannot run.
+var errNoCuts = errors.New("links cannot be cut here: that takes network namespaces, or Linux's /proc")
 
 // newNetwork returns namespaces where this machine allows them, and loopback
-// otherwise or when asked for.
-func newNetwork(nodes int, loopback bool) (network, error) {
-	if loopback {
-		return newLoopback(nodes, "asked for")
+// otherwise or when asked for; with proxies in its links where they are to be
+// cut.
+func newNetwork(nodes int, loopback, cuts bool) (network, error) {
+	reason := "asked for"
+	if !loopback {
+		n, err := tryNamespaces(nodes)
+		if err == nil {
+			return n, nil
+		}
+		reason = err.Error()
 	}
+	if cuts && canProxy() {
+		return newProxyNet(nodes, reason)
+	}
+	return newLoopback(nodes, reason)
+}
+
+func tryNamespaces(nodes int) (*namespaces, error) {
 	if os.Geteuid() != 0 {
-		return newLoopback(nodes, "not root")
+		return nil, errors.New("not root")
 	}
 	if _, err := exec.LookPath("ip"); err != nil {
-		return newLoopback(nodes, "no ip command")
+		return nil, errors.New("no ip command")
 	}
-	n, err := newNamespaces(nodes)
-	if err != nil {
-		return newLoopback(nodes, err.Error())
-	}
-	return n, nil
+	return newNamespaces(nodes)
 }
 
 // loopbackNet has all brokers on 127.0.0.1; links cannot be cut.
@@ -78,9 +91,11 @@ func (l *loopbackNet) addr(node, port int) string {
 func (l *loopbackNet) command(_ int, path string, args []string) (string, []string) {
 	return path, args
 }
-func (l *loopbackNet) cut(int, int) error { return errNoNamespaces }
-func (l *loopbackNet) heal() error        { return nil }
-func (l *loopbackNet) close() error       { return nil }
+func (l *loopbackNet) peerAddr(node, port int) string { return l.addr(node, port) }
+func (l *loopbackNet) process(int, int)               {}
+func (l *loopbackNet) cut(int, int) error             { return errNoCuts }
+func (l *loopbackNet) heal() error                    { return nil }
+func (l *loopbackNet) close() error                   { return nil }
 
 // namespaces gives each broker a network namespace, joined by a bridge that
 // the clients reach too. Names carry the pid of their owner, so that what a
@@ -148,6 +163,9 @@ func (n *namespaces) addr(node, port int) string {
 func (n *namespaces) command(node int, path string, args []string) (string, []string) {
 	return "ip", append([]string{"netns", "exec", n.ns(node), path}, args...)
 }
+
+func (n *namespaces) peerAddr(node, port int) string { return n.addr(node, port) }
+func (n *namespaces) process(int, int)               {}
 
 // cut points the sender's neighbour entry at a hardware address that does not
 // exist: packets leave and reach nobody, and the sender gets no error, as when

@@ -36,12 +36,14 @@ func (n *node) kafka() string { return n.c.net.addr(n.ix, kafkaPort) }
 
 func (n *node) args() []string {
 	a := func(port int) string { return n.c.net.addr(n.ix, port) }
+	peer := func(port int) string { return n.c.net.peerAddr(n.ix, port) }
 	var join []string
 	for i := range n.c.o.Brokers {
-		join = append(join, n.c.net.addr(i, gossipPort))
+		join = append(join, n.c.net.peerAddr(i, gossipPort))
 	}
 	args := []string{"run", "--id", fmt.Sprint(n.id()), "--dir", n.dir, "--kafka", a(kafkaPort), "--internal", a(internalPort),
-		"--gossip", a(gossipPort), "--http", a(httpPort), "--join", strings.Join(join, ","), "--bootstrap-expect", fmt.Sprint(n.c.o.Brokers),
+		"--gossip", a(gossipPort), "--http", a(httpPort), "--advertise-internal", peer(internalPort), "--advertise-gossip", peer(gossipPort),
+		"--join", strings.Join(join, ","), "--bootstrap-expect", fmt.Sprint(n.c.o.Brokers),
 		"--rack", n.rack(), "--insecure", "--log-format", "json", "--log-level", n.c.o.LogLevel, "--disk-reserve", fmt.Sprint(n.c.o.reserve())}
 	return append(args, nemeses[n.c.o.Nemesis].args...)
 }
@@ -62,6 +64,7 @@ func (n *node) start() error {
 	if err != nil {
 		return err
 	}
+	n.c.net.process(n.ix, p.Pid)
 	n.p, n.paused, n.down = p, false, false
 	return nil
 }

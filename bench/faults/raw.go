@@ -125,7 +125,7 @@ func latestRequest(k tp) *kmsg.ListOffsetsRequest {
 // metadataRequest asks for the given topics, all brokers.
 func metadataRequest(topics []string) *kmsg.MetadataRequest {
 	req := kmsg.NewPtrMetadataRequest()
-	req.Version = 9
+	req.Version = 12                           // tells topic ids
 	req.Topics = []kmsg.MetadataRequestTopic{} // not null, which means all
 	for _, name := range topics {
 		t := kmsg.NewMetadataRequestTopic()

@@ -84,6 +84,9 @@ func (c *campaign) judge(ctx context.Context) error {
 	}
 	o.FinalReads, o.Dumps = finals, dumps
 	c.stopAll()
+	if err := c.verifyFlips(); err != nil {
+		return err
+	}
 	c.result.Report = history.Check(c.rec.History(), o)
 	c.gather()
 	if !c.result.Valid() {

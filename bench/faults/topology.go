@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/tailrace/tailrace/internal/model"
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
@@ -27,6 +28,8 @@ type topology struct {
 	places map[tp]place
 	live   map[int32]bool
 	first  map[tp]int32 // leader epoch when first seen
+	names  map[model.TopicID]string
+	terms  map[tp][]term
 	moves  struct{ shrinks, expands, leaderless int }
 	wake   chan struct{}
 }
@@ -39,7 +42,7 @@ const (
 )
 
 func newTopology(c *campaign) *topology {
-	return &topology{c: c, places: map[tp]place{}, live: map[int32]bool{}, first: map[tp]int32{}, wake: make(chan struct{}, 1)}
+	return &topology{c: c, places: map[tp]place{}, live: map[int32]bool{}, first: map[tp]int32{}, names: map[model.TopicID]string{}, terms: map[tp][]term{}, wake: make(chan struct{}, 1)}
 }
 
 // refresh asks for news soon: somebody met a broker that does not lead.
@@ -105,6 +108,7 @@ func (t *topology) learn(m *kmsg.MetadataResponse) {
 		if topic.Topic == nil {
 			continue
 		}
+		t.names[topic.TopicID] = *topic.Topic
 		for j := range topic.Partitions {
 			p := &topic.Partitions[j]
 			fresh = t.learnPlace(tp{*topic.Topic, p.Partition}, place{p.Leader, p.LeaderEpoch, p.Replicas, p.ISR}) || fresh
@@ -138,8 +142,21 @@ func (t *topology) learnPlace(k tp, p place) bool {
 			t.moves.leaderless++
 		}
 	}
+	if !known || p.epoch > old.epoch {
+		t.terms[k] = append(t.terms[k], term{p.leader, p.epoch})
+	}
 	t.places[k] = p
 	return true
+}
+
+// term is a leadership that metadata showed.
+type term struct{ leader, epoch int32 }
+
+// ledAfter reports whether a broker was seen to lead in a later epoch.
+func (t *topology) ledAfter(k tp, broker, epoch int32) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return slices.ContainsFunc(t.terms[k], func(x term) bool { return x.leader == broker && x.epoch > epoch })
 }
 
 func (t *topology) place(k tp) (place, bool) {
@@ -147,6 +164,13 @@ func (t *topology) place(k tp) (place, bool) {
 	defer t.mu.Unlock()
 	p, ok := t.places[k]
 	return p, ok
+}
+
+// name is the name of a topic; "" if nobody told it.
+func (t *topology) name(id model.TopicID) string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.names[id]
 }
 
 func (t *topology) all() map[tp]place {
