@@ -53,19 +53,3 @@ func faultsCommand() *cobra.Command {
 	f.DurationVar(&o.Recovery, "recovery", 30*time.Second, "how soon everything must work after the last fault")
 	return cmd
 }
-
-// plantedCommand shows that the campaigns can fail.
-func plantedCommand(o *faults.Options) *cobra.Command {
-	var bug string
-	cmd := &cobra.Command{
-		Use:   "planted",
-		Short: "build the broker with a planted bug and run the campaign that must find it; fails if it does not",
-		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			o.Out = cmd.ErrOrStderr()
-			return faults.RunPlanted(cmd.Context(), *o, bug, cmd.OutOrStdout())
-		},
-	}
-	cmd.Flags().StringVar(&bug, "bug", "", "only this one")
-	return cmd
-}

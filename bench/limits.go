@@ -95,6 +95,32 @@ func nullNodeCommand() *cobra.Command {
 	return cmd
 }
 
+// sendfileNodeCommand is one process of the sendfile program.
+func sendfileNodeCommand() *cobra.Command {
+	var cfg limit.StoreConfig
+	var kafka string
+	cmd := &cobra.Command{
+		Use:    "sendfile-node",
+		Short:  "one process of the sendfile program (started by the others)",
+		Hidden: true,
+		Args:   cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			cfg.Kafka = strings.Split(kafka, ",")
+			s, err := limit.StartStore(cfg)
+			if err != nil {
+				return err
+			}
+			waitForSignal()
+			return s.Close()
+		},
+	}
+	f := cmd.Flags()
+	f.IntVar(&cfg.ID, "id", 0, "which of the addresses is this process")
+	f.StringVar(&kafka, "kafka", "", "client addresses of all processes, comma separated")
+	f.StringVar(&cfg.Dir, "dir", "", "the directory that all processes share")
+	return cmd
+}
+
 // compareCommand compares two results.
 func compareCommand() *cobra.Command {
 	var fail bool

@@ -51,6 +51,6 @@ func rootCommand() *cobra.Command {
 		SilenceErrors: true,
 	}
 	addWorkloads(root)
-	root.AddCommand(limitCommand(), compareCommand(), limitNodeCommand(), nullNodeCommand(), faultsCommand())
+	root.AddCommand(limitCommand(), compareCommand(), limitNodeCommand(), nullNodeCommand(), sendfileNodeCommand(), faultsCommand())
 	return root
 }

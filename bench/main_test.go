@@ -19,7 +19,7 @@ import (
 // The floor programs are this program started again: in tests, the test
 // binary.
 func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && (os.Args[1] == "limit-node" || os.Args[1] == "null-node") {
+	if len(os.Args) > 1 && (os.Args[1] == "limit-node" || os.Args[1] == "null-node" || os.Args[1] == "sendfile-node") {
 		os.Exit(run())
 	}
 	if i := slices.Index(os.Args, "--kafka"); len(os.Args) > 1 && os.Args[1] == "run" && i > 0 {

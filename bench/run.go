@@ -50,6 +50,9 @@ func workloadCommand(w workload.Workload) *cobra.Command {
 		Short: w.Short,
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if p.SlowSync > 0 && !cmd.Flags().Changed("sync-replicas") {
+				p.SyncSet = 2
+			}
 			targets := append([]string{first(o.bootstrap, o.target)}, o.peers...)
 			return measure(cmd.Context(), cmd.OutOrStdout(), w, p, o, targets)
 		},
@@ -92,9 +95,10 @@ func paramFlags(f *pflag.FlagSet, p *workload.Params) {
 	f.DurationVar(&p.First, "first-warmup", p.First, "load on each target before the first round; a JVM wants 60 s")
 	f.IntVar(&p.Rounds, "rounds", p.Rounds, "measured rounds of each target")
 	f.Int64Var(&p.Preload, "preload", p.Preload, "bytes written before: what consume reads, what restart recovers")
-	f.StringVar(&p.Mode, "mode", p.Mode, "consume: tail, catch-up, followers; restart: term, kill")
+	f.StringVar(&p.Mode, "mode", p.Mode, "consume: tail, catch-up, followers, raw; restart: term, kill, one")
 	f.IntVar(&p.Kills, "kills", p.Kills, "failover: kills of a leader in a round")
 	f.IntSliceVar(&p.Counts, "counts", p.Counts, "partitions, connections: the counts to measure, one line each")
+	f.DurationVar(&p.SlowSync, "slow-follower", p.SlowSync, "latency: also measure with syncs of one follower taking this much longer; sync.replicas is 2 unless said")
 	f.StringVar(&p.HistoryFile, "history", p.HistoryFile, "failover: where to save the history; an invalid one is always saved")
 }
 
@@ -103,7 +107,7 @@ func optionFlags(f *pflag.FlagSet, o *options) {
 	f.StringVar(&o.target, "target", "tailrace", "what to measure: tailrace, or any name that --peer takes")
 	f.StringVar(&o.bootstrap, "bootstrap", "", "measure a running cluster instead")
 	f.IntSliceVar(&o.pids, "pids", nil, "processes of the running cluster, for CPU and memory")
-	f.StringArrayVar(&o.peers, "peer", nil, "also measure, rounds alternating: kafka, kafka-fsync, nats, nats-sync, limit, null, or a bootstrap address; may be repeated")
+	f.StringArrayVar(&o.peers, "peer", nil, "also measure, rounds alternating: kafka, kafka-fsync, nats, nats-sync, limit, null, sendfile, or a bootstrap address; may be repeated")
 	f.StringVar(&o.cluster.Binary, "broker-binary", "", "start this broker instead of building one")
 	f.IntVar(&o.cluster.Nodes, "brokers", 3, "processes of a started cluster")
 	f.IntVar(&o.cluster.InSync, "limit-insync", 0, "limit: copies before the acknowledgement; 0: as many as ours")
@@ -183,12 +187,13 @@ func (b *bench) startTarget(ctx context.Context, name string, ours bool) error {
 	if err := b.w.Setup(ctx, s); err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
+	s.ReadIdle()
 	return b.warmUp(ctx, s)
 }
 
 func (b *bench) cluster(ctx context.Context, name string, ours bool) (*cluster.Cluster, error) {
 	o := b.o.cluster
-	o.MinInSync = b.p.MinInSync
+	o.MinInSync, o.SlowDisk = b.p.MinInSync, b.p.SlowSync > 0
 	if o.InSync == 0 {
 		o.InSync = b.p.SyncSet // 0: all
 	}

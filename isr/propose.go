@@ -190,7 +190,7 @@ func (s *State) joinable(p *peer, now time.Duration) bool {
 	if bugs.ISRJoin && !p.inSync && p.eligible && p.fetched {
 		return true
 	}
-	if p.inSync || !p.eligible || !p.fetched || p.durable < s.hw || p.durable < s.epochStart {
+	if p.inSync || !p.eligible || !p.fetched || p.durable < s.hw || p.durable < s.epochStart && !bugs.EpochStart {
 		return false
 	}
 	if s.short() {

@@ -3,6 +3,8 @@ package segment
 import (
 	"fmt"
 	"sync"
+
+	"github.com/tailrace/tailrace/internal/bugs"
 )
 
 // part is what a commit group takes of one segment: bytes [from, to).
@@ -353,7 +355,7 @@ func (s *Store) syncFile(seg *segment) error {
 	h, err := s.files.acquire(seg)
 	if err == nil {
 		s.stats.fileSyncs.Add(1)
-		if !skipFileSync {
+		if !bugs.NoFsync {
 			err = h.f.SyncData()
 		}
 		s.files.release(h)

@@ -5,6 +5,8 @@ import (
 	"io/fs"
 	"path"
 	"sync"
+
+	"github.com/tailrace/tailrace/internal/bugs"
 )
 
 // dirEntries knows which directories exist and which of their entries are
@@ -73,7 +75,7 @@ func (d *dirEntries) sync(segs []*segment) error {
 	}
 	d.mu.Unlock()
 	for _, level := range unsynced {
-		if skipDirSync {
+		if bugs.NoDirSync {
 			break
 		}
 		for _, dir := range level {

@@ -1,5 +1,5 @@
 // Package cluster starts what is measured: our brokers, Apache Kafka, NATS,
-// the limit program, the null broker; or joins what runs already. All run as
+// the floor programs (limit, null, sendfile); or joins what runs already. All run as
 // processes on loopback with their data in a temporary directory.
 package cluster
 
@@ -39,6 +39,7 @@ type Options struct {
 	Log         io.Writer
 	Keep        bool // leave the data directory
 	KafkaHeapMB int
+	SlowDisk    bool          // tailrace: the last node's disk can be made slow (Cluster.Slow)
 	Ready       time.Duration // how long a start may take; default 90 s
 }
 
@@ -46,7 +47,8 @@ type Options struct {
 type Node struct {
 	ID      int32 // as the protocol names it
 	Metrics string
-	termed  int // exit status after SIGTERM, 0 unless the program has a habit of its own
+	Ready   string // URL that answers 200 once the node serves; empty if it has none
+	termed  int    // exit status after SIGTERM, 0 unless the program has a habit of its own
 	spec    proc.Spec
 	mu      sync.Mutex
 	p       *proc.Proc
@@ -98,8 +100,11 @@ type Cluster struct {
 	Bootstrap []string
 	Nodes     []*Node
 	Info      Info
+	RawOnly   bool // serves raw fetchers only, no other consumer
 	NamedP    bool // topic names must carry the partition count (limit.TopicName)
 	Foreign   []int
+	SlowNode  int32 // the node whose disk Slow governs; 0 if there is none
+	slow      *slowDisk
 	dir       string
 	keep      bool
 }
@@ -129,11 +134,11 @@ func (c *Cluster) Node(id int32) *Node {
 func (c *Cluster) Dir() string { return c.dir }
 
 // stopGrace is how long a SIGTERM may take before SIGKILL.
-const stopGrace = 30 * time.Second
+const stopGrace = 90 * time.Second
 
 // Stop ends all processes, all at once, and removes the data.
 func (c *Cluster) Stop() error {
-	errs := make([]error, len(c.Nodes)+1)
+	errs := make([]error, len(c.Nodes)+2)
 	var wg sync.WaitGroup
 	for i, n := range c.Nodes {
 		if n.Pid() == 0 {
@@ -148,8 +153,9 @@ func (c *Cluster) Stop() error {
 		}()
 	}
 	wg.Wait()
-	if c.dir != "" && !c.keep {
-		errs[len(c.Nodes)] = os.RemoveAll(c.dir)
+	errs[len(c.Nodes)] = c.unmountSlowDisk()
+	if c.dir != "" && !c.keep && errs[len(c.Nodes)] == nil {
+		errs[len(c.Nodes)+1] = os.RemoveAll(c.dir)
 	}
 	return errors.Join(errs...)
 }
@@ -181,7 +187,7 @@ func (c *Cluster) nodeDir(id int) (string, error) {
 }
 
 // Start starts the target of that name: tailrace, kafka, kafka-fsync, nats,
-// nats-sync, limit, null; anything else is the bootstrap address of a running
+// nats-sync, limit, null, sendfile; anything else is the bootstrap address of a running
 // cluster.
 func Start(ctx context.Context, name string, o Options) (*Cluster, error) {
 	o = o.withDefaults()
@@ -193,6 +199,7 @@ func Start(ctx context.Context, name string, o Options) (*Cluster, error) {
 		"nats-sync":   func(ctx context.Context, o Options) (*Cluster, error) { return startNATS(ctx, "nats-sync", o) },
 		"limit":       startLimit,
 		"null":        startNull,
+		"sendfile":    startSendfile,
 	}[name]
 	if !ok {
 		return Join(ctx, name, nil, o)

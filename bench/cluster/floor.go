@@ -56,3 +56,28 @@ func startNull(ctx context.Context, o Options) (*Cluster, error) {
 	}
 	return c, c.WaitReady(ctx, o.Ready)
 }
+
+// startSendfile starts the sendfile program: processes of this binary over one
+// directory.
+func startSendfile(ctx context.Context, o Options) (*Cluster, error) {
+	c, err := newCluster("sendfile", "kafka", o)
+	if err != nil {
+		return nil, err
+	}
+	c.NamedP, c.RawOnly = true, true
+	c.Info = Info{Version: "sendfile program", Fsync: "never; all processes serve one set of files", Replication: o.Nodes, InSync: 1}
+	ports, err := proc.FreePorts(o.Nodes)
+	if err != nil {
+		return c, err
+	}
+	for _, p := range ports {
+		c.Bootstrap = append(c.Bootstrap, fmt.Sprintf("127.0.0.1:%d", p))
+	}
+	for i := range o.Nodes {
+		args := []string{"sendfile-node", "--id", fmt.Sprint(i), "--kafka", strings.Join(c.Bootstrap, ","), "--dir", c.dir}
+		if err := c.addNode(int32(i), proc.Spec{Path: o.Self, Args: args, Log: o.Log}); err != nil {
+			return c, err
+		}
+	}
+	return c, c.WaitReady(ctx, o.Ready)
+}

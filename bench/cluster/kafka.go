@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/tailrace/tailrace/bench/proc"
 )
@@ -106,6 +107,9 @@ const kafkaLog4j = `Configuration:
       AppenderRef: {ref: C}
 `
 
+// kafkaReady is how long three JVMs may take to start on a busy machine.
+const kafkaReady = 5 * time.Minute
+
 func startKafka(ctx context.Context, name string, o Options) (*Cluster, error) {
 	libs, err := kafkaLibs(ctx)
 	if err != nil {
@@ -147,7 +151,7 @@ func startKafka(ctx context.Context, name string, o Options) (*Cluster, error) {
 		}
 		c.Nodes[i].termed = 143 // a JVM's status after SIGTERM, though it stopped in order
 	}
-	return c, c.WaitReady(ctx, o.Ready)
+	return c, c.WaitReady(ctx, max(o.Ready, kafkaReady))
 }
 
 // kafkaConfigs writes the properties of each node and sets the bootstrap

@@ -78,12 +78,18 @@ func startTailrace(ctx context.Context, o Options) (*Cluster, error) {
 		if err != nil {
 			return c, err
 		}
+		if o.SlowDisk && i == o.Nodes-1 {
+			if err := c.mountSlowDisk(int32(i+1), dir); err != nil {
+				return c, err
+			}
+		}
 		args := []string{"run", "--id", fmt.Sprint(i + 1), "--dir", dir, "--kafka", addr(i, 0), "--internal", addr(i, 1),
 			"--gossip", addr(i, 2), "--http", addr(i, 3), "--join", strings.Join(gossip, ","),
 			"--bootstrap-expect", fmt.Sprint(o.Nodes), "--rack", Rack(i)}
 		if err := c.addNode(int32(i+1), proc.Spec{Path: binary, Args: args, Dir: c.dir, Log: o.Log}); err != nil {
 			return c, err
 		}
+		c.Nodes[i].Ready = "http://" + addr(i, 3) + "/readyz"
 		c.Nodes[i].Metrics = "http://" + addr(i, 3) + "/metrics"
 	}
 	return c, c.WaitReady(ctx, o.Ready)

@@ -5,6 +5,7 @@ import (
 	"io"
 	"slices"
 	"sort"
+	"strings"
 
 	"github.com/tailrace/tailrace/bench/stats"
 )
@@ -38,4 +39,20 @@ func (r *Result) Print(w io.Writer) {
 	if r.Kept != "" {
 		fmt.Fprintf(w, "history, logs and data: %s\n", r.Kept)
 	}
+}
+
+// Bad names what must not have happened; empty for a valid campaign.
+func (r *Result) Bad() string {
+	var what []string
+	if r.Report != nil {
+		for _, f := range r.Report.Findings {
+			if f.Verdict.String() == "bad" {
+				what = append(what, fmt.Sprintf("%s %s (%d)", f.Code, f.Name, f.Count))
+			}
+		}
+	}
+	if n := len(r.Anomalies); n > 0 {
+		what = append(what, fmt.Sprintf("%d anomalies beside the history, first: %.200s", n, r.Anomalies[0]))
+	}
+	return strings.Join(what, ", ")
 }

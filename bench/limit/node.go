@@ -30,8 +30,8 @@ type Node struct {
 	srv   *Server
 	repl  net.Listener
 	file  *os.File
-	t     *tail
-	wg    sync.WaitGroup
+	tailed
+	wg sync.WaitGroup
 
 	mu       sync.Mutex
 	grew     *sync.Cond // end moved, or the node closes
@@ -58,7 +58,7 @@ func StartNode(cfg NodeConfig) (*Node, error) {
 	if cfg.InSync < 1 || cfg.InSync > len(cfg.Kafka) || len(cfg.Repl) != len(cfg.Kafka) || cfg.ID < 0 || cfg.ID >= len(cfg.Kafka) {
 		return nil, fmt.Errorf("limit: bad configuration %+v", cfg)
 	}
-	n := &Node{cfg: cfg, t: newTail(), seq: newSequencer(), durable: make([]int64, len(cfg.Kafka))}
+	n := &Node{cfg: cfg, tailed: tailed{newTail()}, seq: newSequencer(), durable: make([]int64, len(cfg.Kafka))}
 	n.grew = sync.NewCond(&n.mu)
 	for _, a := range cfg.Kafka {
 		addr, err := net.ResolveTCPAddr("tcp", a)
@@ -274,6 +274,5 @@ func (n *Node) nthOther(i int) int64 {
 	return 0
 }
 
-func (n *Node) tail() *tail            { return n.t }
 func (n *Node) brokers() []net.TCPAddr { return n.addrs }
 func (n *Node) leader(id int32) int32  { return id % int32(len(n.addrs)) }

@@ -9,9 +9,9 @@ import (
 // the floor of latency that the client itself sets.
 type null struct {
 	addr net.TCPAddr
-	t    *tail
-	mu   sync.Mutex // offsets and their order in the tail
-	seq  *sequencer
+	tailed
+	mu  sync.Mutex // offsets and their order in the tail
+	seq *sequencer
 }
 
 // StartNull serves a null broker on addr, such as 127.0.0.1:0.
@@ -20,7 +20,7 @@ func StartNull(addr string) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	return serve(ln, &null{addr: *ln.Addr().(*net.TCPAddr), t: newTail(), seq: newSequencer()}), nil
+	return serve(ln, &null{addr: *ln.Addr().(*net.TCPAddr), tailed: tailed{newTail()}, seq: newSequencer()}), nil
 }
 
 func (n *null) append(f *frame, parts []partition, records [][]byte, done func([]appended)) {
@@ -36,6 +36,5 @@ func (n *null) append(f *frame, parts []partition, records [][]byte, done func([
 	done(out)
 }
 
-func (n *null) tail() *tail            { return n.t }
 func (n *null) brokers() []net.TCPAddr { return []net.TCPAddr{n.addr} }
 func (n *null) leader(int32) int32     { return 0 }

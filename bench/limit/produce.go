@@ -10,7 +10,7 @@ const corruptMessage = 2
 
 // produce checks and appends the batches of one request. The answer comes when
 // the backend has them, which may be later.
-func (s *Server) produce(f *frame, req *kmsg.ProduceRequest, correlation int32, answer chan<- []byte) {
+func (s *Server) produce(f *frame, req *kmsg.ProduceRequest, correlation int32, answer chan<- reply) {
 	var parts []partition
 	var records [][]byte
 	var bad []appended
@@ -32,7 +32,7 @@ func (s *Server) produce(f *frame, req *kmsg.ProduceRequest, correlation int32, 
 			close(answer)
 			return
 		}
-		answer <- encode(correlation, produceResponse(req, append(done, bad...)))
+		answer <- reply{head: encode(correlation, produceResponse(req, append(done, bad...)))}
 	})
 }
 

@@ -67,8 +67,11 @@ type backend interface {
 	// append takes one request's batches, which lie in f: the backend holds f
 	// for as long as it keeps them. done is called once.
 	append(f *frame, parts []partition, records [][]byte, done func([]appended))
-	// tail serves Fetch and ListOffsets.
-	tail() *tail
+	fetch(req *kmsg.FetchRequest, correlation int32) (reply, error)
+	listOffsets(req *kmsg.ListOffsetsRequest) kmsg.Response
+	// close ends fetches that wait; release comes after the last request.
+	close()
+	release() error
 	// brokers and leader answer Metadata.
 	brokers() []net.TCPAddr
 	leader(id int32) int32
@@ -127,16 +130,16 @@ func (s *Server) Close() error {
 	}
 	s.mu.Unlock()
 	err := s.ln.Close()
-	s.b.tail().close()
+	s.b.close()
 	s.wg.Wait()
-	return err
+	return errors.Join(err, s.b.release())
 }
 
 // conn reads requests and hands out their answers in order. One goroutine
 // reads, one writes; a produce that waits does not hold up the next request.
 func (s *Server) conn(c net.Conn) {
 	defer s.wg.Done()
-	answers := make(chan chan []byte, maxPipeline)
+	answers := make(chan chan reply, maxPipeline)
 	s.wg.Add(1)
 	go s.write(c, answers)
 	r := bufio.NewReaderSize(c, 64<<10)
@@ -145,7 +148,7 @@ func (s *Server) conn(c net.Conn) {
 		if err != nil {
 			break
 		}
-		answer := make(chan []byte, 1)
+		answer := make(chan reply, 1)
 		if err := s.handle(f, answer); err != nil {
 			break
 		}
@@ -158,14 +161,14 @@ func (s *Server) conn(c net.Conn) {
 	s.mu.Unlock()
 }
 
-func (s *Server) write(c net.Conn, answers <-chan chan []byte) {
+func (s *Server) write(c net.Conn, answers <-chan chan reply) {
 	defer s.wg.Done()
 	for answer := range answers {
-		b, ok := <-answer
-		if !ok || len(b) == 0 {
+		r, ok := <-answer
+		if !ok {
 			continue // acks=0
 		}
-		if _, err := c.Write(b); err != nil {
+		if err := r.send(c); err != nil {
 			c.Close() // ends the reader; later answers are dropped as they come
 		}
 	}
@@ -200,7 +203,7 @@ var versions = map[int16][2]int16{
 
 // handle decodes one request and arranges for its answer. Only a produce
 // gives its frame back: what others decode to may point into it.
-func (s *Server) handle(f *frame, answer chan<- []byte) error {
+func (s *Server) handle(f *frame, answer chan<- reply) error {
 	r := kbin.Reader{Src: f.buf}
 	key, version, correlation := r.Int16(), r.Int16(), r.Int32()
 	r.NullableString() // client id
@@ -208,7 +211,7 @@ func (s *Server) handle(f *frame, answer chan<- []byte) error {
 		return errors.New("limit: short request header")
 	}
 	if key == int16(kmsg.ApiVersions) && version > versions[key][1] {
-		answer <- encode(correlation, apiVersions(0, 35)) // UNSUPPORTED_VERSION, KIP-511
+		answer <- reply{head: encode(correlation, apiVersions(0, 35))} // UNSUPPORTED_VERSION, KIP-511
 		return nil
 	}
 	v, ok := versions[key]
@@ -226,6 +229,15 @@ func (s *Server) handle(f *frame, answer chan<- []byte) error {
 	return s.dispatch(f, req, correlation, answer)
 }
 
+// fetch answers one Fetch. One that cannot be served ends the connection.
+func (s *Server) fetch(req *kmsg.FetchRequest, correlation int32, answer chan<- reply) {
+	r, err := s.b.fetch(req, correlation)
+	if err != nil {
+		r = reply{err: err}
+	}
+	answer <- r
+}
+
 func readRequest(req kmsg.Request, body []byte) error {
 	if u, ok := req.(kmsg.UnsafeReadFrom); ok {
 		return u.UnsafeReadFrom(body)
@@ -233,28 +245,28 @@ func readRequest(req kmsg.Request, body []byte) error {
 	return req.ReadFrom(body)
 }
 
-func (s *Server) dispatch(f *frame, req kmsg.Request, correlation int32, answer chan<- []byte) error {
-	reply := func(resp kmsg.Response) { answer <- encode(correlation, resp) }
+func (s *Server) dispatch(f *frame, req kmsg.Request, correlation int32, answer chan<- reply) error {
+	respond := func(resp kmsg.Response) { answer <- reply{head: encode(correlation, resp)} }
 	switch req := req.(type) {
 	case *kmsg.ProduceRequest:
 		s.produce(f, req, correlation, answer)
 	case *kmsg.FetchRequest:
 		s.wg.Add(1)
-		go func() { defer s.wg.Done(); reply(s.b.tail().fetch(req)) }()
+		go func() { defer s.wg.Done(); s.fetch(req, correlation, answer) }()
 	case *kmsg.ListOffsetsRequest:
-		reply(s.b.tail().listOffsets(req))
+		respond(s.b.listOffsets(req))
 	case *kmsg.MetadataRequest:
-		reply(s.metadata(req))
+		respond(s.metadata(req))
 	case *kmsg.ApiVersionsRequest:
-		reply(apiVersions(req.Version, 0))
+		respond(apiVersions(req.Version, 0))
 	case *kmsg.CreateTopicsRequest:
-		reply(createTopics(req))
+		respond(createTopics(req))
 	case *kmsg.DeleteTopicsRequest:
-		reply(deleteTopics(req))
+		respond(deleteTopics(req))
 	case *kmsg.InitProducerIDRequest:
 		resp := req.ResponseKind().(*kmsg.InitProducerIDResponse)
 		resp.ProducerID = s.producerIDs.Add(1)
-		reply(resp)
+		respond(resp)
 	default:
 		return fmt.Errorf("limit: key %d is not served", req.Key())
 	}

@@ -14,8 +14,9 @@ type Topic struct {
 	Name        string
 	Partitions  int
 	Replication int
-	MinInSync   int // 0: the target's default
-	SyncSet     int // sync.replicas of ours; 0: the target's default
+	MinInSync   int       // 0: the target's default
+	SyncSet     int       // sync.replicas of ours; 0: the target's default
+	Assignment  [][]int32 // replicas of each partition, the leader first; nil: the target places them
 }
 
 // Options of a client.

@@ -10,6 +10,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
 type kafka struct {
@@ -34,16 +35,7 @@ func (k *kafka) CreateTopic(ctx context.Context, t Topic) error {
 	ctx, cancel := context.WithTimeout(ctx, topicReady)
 	defer cancel()
 	adm := kadm.NewClient(k.admin)
-	configs := map[string]*string{}
-	set := func(name string, v int) {
-		if v > 0 {
-			configs[name] = kadm.StringPtr(strconv.Itoa(v))
-		}
-	}
-	set("min.insync.replicas", t.MinInSync)
-	set("sync.replicas", t.SyncSet)
-	_, err := adm.CreateTopic(ctx, int32(t.Partitions), int16(t.Replication), configs, t.Name)
-	if err != nil && !errors.Is(err, kerr.TopicAlreadyExists) {
+	if err := k.create(ctx, t); err != nil && !errors.Is(err, kerr.TopicAlreadyExists) {
 		return fmt.Errorf("create topic %s: %w", t.Name, err)
 	}
 	for {
@@ -56,6 +48,45 @@ func (k *kafka) CreateTopic(ctx context.Context, t Topic) error {
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
+}
+
+func (k *kafka) create(ctx context.Context, t Topic) error {
+	rt := kmsg.NewCreateTopicsRequestTopic()
+	rt.Topic, rt.NumPartitions, rt.ReplicationFactor = t.Name, int32(t.Partitions), int16(t.Replication)
+	for i, replicas := range t.Assignment {
+		a := kmsg.NewCreateTopicsRequestTopicReplicaAssignment()
+		a.Partition, a.Replicas = int32(i), replicas
+		rt.ReplicaAssignment = append(rt.ReplicaAssignment, a)
+		rt.NumPartitions, rt.ReplicationFactor = -1, -1
+	}
+	set := func(name string, v int) {
+		if v > 0 {
+			c := kmsg.NewCreateTopicsRequestTopicConfig()
+			c.Name, c.Value = name, kmsg.StringPtr(strconv.Itoa(v))
+			rt.Configs = append(rt.Configs, c)
+		}
+	}
+	set("min.insync.replicas", t.MinInSync)
+	set("sync.replicas", t.SyncSet)
+	req := kmsg.NewPtrCreateTopicsRequest()
+	req.Topics, req.TimeoutMillis = append(req.Topics, rt), int32(topicReady/time.Millisecond)
+	resp, err := req.RequestWith(ctx, k.admin)
+	if err != nil {
+		return err
+	}
+	for _, t := range resp.Topics {
+		if err := kerr.ErrorForCode(t.ErrorCode); err != nil {
+			return fmt.Errorf("%w %s", err, deref(t.ErrorMessage))
+		}
+	}
+	return nil
+}
+
+func deref(s *string) string {
+	if s == nil {
+		return ""
+	}
+	return *s
 }
 
 func (k *kafka) ready(ctx context.Context, adm *kadm.Client, t Topic) bool {

@@ -39,7 +39,7 @@ func HTML(w io.Writer, r *Result) error {
 // plots draws what the line has data for.
 func (r *Result) plots(line string) []template.HTML {
 	var out []template.HTML
-	for _, key := range []string{"mb_per_s", "consumed_mb_per_s", "broker_cpu_per_gib", "peak_rss_mib"} {
+	for _, key := range []string{"mb_per_s", "consumed_mb_per_s", "broker_cpu_per_gib", "load_cpu_per_gib", "peak_rss_mib", "fsyncs_per_s"} {
 		for _, rw := range r.rows(line) {
 			if rw.metric.Key == key {
 				out = append(out, r.bars(rw))

@@ -15,24 +15,30 @@ import (
 
 // Sample is one measured round of one line.
 type Sample struct {
-	Seconds       float64            `json:"seconds"`
-	Records       int64              `json:"records"` // acknowledged in the window
-	Bytes         int64              `json:"bytes"`   // of keys and values, uncompressed
-	Consumed      int64              `json:"consumed,omitempty"`
-	ConsumedBytes int64              `json:"consumed_bytes,omitempty"`
-	Errors        int64              `json:"errors,omitempty"`
-	FirstError    string             `json:"first_error,omitempty"`
-	Missing       int64              `json:"missing,omitempty"` // acknowledged in the round and not consumed at its end
-	Ack           *stats.Quantiles   `json:"ack,omitempty"`     // from the due time to the acknowledgement
-	AckRaw        *stats.Quantiles   `json:"ack_uncorrected,omitempty"`
-	EndToEnd      *stats.Quantiles   `json:"end_to_end,omitempty"` // from the due time to the consumer
-	Lag           *stats.Quantiles   `json:"generator_lag,omitempty"`
-	LagOver10ms   float64            `json:"lag_over_10ms,omitempty"` // share of records sent more than 10 ms late
-	Brokers       proc.Total         `json:"brokers"`
-	Load          proc.Total         `json:"load"`
-	Fsyncs        float64            `json:"fsyncs,omitempty"` // of all brokers in the window; 0: not shown by the target
-	Values        map[string]float64 `json:"values,omitempty"` // metrics of one workload
+	Seconds       float64          `json:"seconds"`
+	Records       int64            `json:"records"` // acknowledged in the window
+	Bytes         int64            `json:"bytes"`   // of keys and values, uncompressed
+	Consumed      int64            `json:"consumed,omitempty"`
+	ConsumedBytes int64            `json:"consumed_bytes,omitempty"`
+	Errors        int64            `json:"errors,omitempty"`
+	FirstError    string           `json:"first_error,omitempty"`
+	Missing       int64            `json:"missing,omitempty"` // acknowledged in the round and not consumed at its end
+	Ack           *stats.Quantiles `json:"ack,omitempty"`     // from the due time to the acknowledgement
+	AckRaw        *stats.Quantiles `json:"ack_uncorrected,omitempty"`
+	EndToEnd      *stats.Quantiles `json:"end_to_end,omitempty"` // from the due time to the consumer
+	Lag           *stats.Quantiles `json:"generator_lag,omitempty"`
+	LagOver10ms   float64          `json:"lag_over_10ms,omitempty"` // share of records sent more than 10 ms late
+	Brokers       proc.Total       `json:"brokers"`
+	Load          proc.Total       `json:"load"`
+	IdleRSS       int64            `json:"idle_rss_bytes,omitempty"` // of the largest broker, after the setup and before the first load
+	Fsyncs        float64          `json:"fsyncs,omitempty"`         // of all brokers in the window; 0: not shown by the target
+	// Values are the metrics of one workload, by name; lower is better unless
+	// the name begins with SharePrefix.
+	Values map[string]float64 `json:"values,omitempty"`
 }
+
+// SharePrefix begins the names of values of which more is better.
+const SharePrefix = "share of "
 
 // saturatedShare and its 10 ms are the rule above which an open-loop result
 // measures a queue and not the target.
@@ -152,6 +158,7 @@ var metrics = []Metric{
 	{"broker_cpu", "broker CPU, cores", false, func(s *Sample) float64 { return nonzero(s.Brokers.CPU, s.Seconds) }},
 	{"load_cpu_per_gib", "load CPU s/GiB", false, func(s *Sample) float64 { return perGiB(s.Load.CPU, s) }},
 	{"load_cpu_per_mrec", "load CPU s/10⁶ records", false, func(s *Sample) float64 { return perMillion(s.Load.CPU, s) }},
+	{"idle_rss_mib", "idle RSS of a broker, MiB", false, func(s *Sample) float64 { return nonzero(float64(s.IdleRSS), mib) }},
 	{"peak_rss_mib", "peak RSS of a broker, MiB", false, func(s *Sample) float64 { return nonzero(float64(s.Brokers.PeakRSS), mib) }},
 	{"sum_rss_mib", "peak RSS of all brokers, MiB", false, func(s *Sample) float64 { return nonzero(float64(s.Brokers.SumRSS), mib) }},
 	{"written_per_byte", "bytes written per byte produced", false, func(s *Sample) float64 { return nonzero(float64(s.Brokers.Written), float64(s.Bytes)) }},

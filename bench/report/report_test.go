@@ -84,8 +84,8 @@ func TestPageIsSelfContained(t *testing.T) {
 			t.Errorf("the page refers to the outside: %s", outside)
 		}
 	}
-	if n := strings.Count(b.String(), "<svg"); n != 5 {
-		t.Errorf("%d plots, want throughput, CPU, memory and two latency curves", n)
+	if n := strings.Count(b.String(), "<svg"); n != 7 {
+		t.Errorf("%d plots, want throughput, CPU of brokers and load, memory, fsyncs and two latency curves", n)
 	}
 }
 

@@ -10,10 +10,11 @@ import (
 	"github.com/tailrace/tailrace/bench/stats"
 )
 
-// Names of the two floor programs among the targets.
+// Names of the floor programs among the targets.
 const (
-	limitName = "limit"
-	nullName  = "null"
+	limitName    = "limit"
+	nullName     = "null"
+	sendfileName = "sendfile"
 )
 
 // row is one metric over all targets of one line.
@@ -86,7 +87,7 @@ func (r *Result) allMetrics(line string) []Metric {
 	}
 	all := slices.Clone(metrics)
 	for _, k := range slices.Sorted(maps.Keys(extra)) {
-		all = append(all, Metric{Key: k, Name: k, Value: func(s *Sample) float64 {
+		all = append(all, Metric{Key: k, Name: k, Higher: strings.HasPrefix(k, SharePrefix), Value: func(s *Sample) float64 {
 			if v, ok := s.Values[k]; ok {
 				return v
 			}
@@ -161,6 +162,8 @@ func (r *Result) floors(line string) []string {
 			switch {
 			case r.Targets[i].Name == limitName && (rw.metric.Key == "mb_per_s" || rw.metric.Key == "records_per_s"):
 				out = append(out, fmt.Sprintf("%s: %.1f %% of the limit program", rw.metric.Name, 100*rw.ratios[i].Median))
+			case r.Targets[i].Name == sendfileName && rw.metric.Key == "consumed_mb_per_s":
+				out = append(out, fmt.Sprintf("%s: %.1f %% of the sendfile program", rw.metric.Name, 100*rw.ratios[i].Median))
 			case r.Targets[i].Name == nullName && strings.HasSuffix(rw.metric.Key, "_ms") && !strings.HasPrefix(rw.metric.Key, "lag"):
 				out = append(out, fmt.Sprintf("%s: null broker %+.3f", rw.metric.Name, ours.Median-floor.Median))
 			}

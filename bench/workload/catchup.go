@@ -3,6 +3,8 @@ package workload
 import (
 	"context"
 	"fmt"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -15,26 +17,34 @@ const (
 	modeTail      = "tail"
 	modeCatchUp   = "catch-up"
 	modeFollowers = "followers"
+	modeRaw       = "raw"
 )
 
 var consume = Workload{
 	Name:     "consume",
-	Short:    "records per second to consumers; --mode tail, catch-up (from disk, leaders) or followers (from disk, all replicas)",
+	Short:    "records per second to consumers; --mode tail, catch-up (from disk, leaders), followers (from disk, all replicas) or raw (from disk, nothing decoded)",
 	Defaults: func(p *Params) { p.Consumers, p.Mode, p.Preload = 1, modeCatchUp, 512<<20 },
 	Setup: func(ctx context.Context, s *Session) error {
+		modes := []string{modeTail, modeCatchUp, modeFollowers, modeRaw}
+		switch {
+		case !slices.Contains(modes, s.P.Mode):
+			return fmt.Errorf("unknown mode %q: one of %s", s.P.Mode, strings.Join(modes, ", "))
+		case s.C.RawOnly && s.P.Mode != modeRaw:
+			return fmt.Errorf("serves --mode %s only", modeRaw)
+		}
 		if err := s.newTopic(ctx, "consume", s.P.Partitions); err != nil {
 			return err
 		}
-		switch s.P.Mode {
-		case modeTail:
+		if s.P.Mode == modeTail {
 			return nil
-		case modeCatchUp, modeFollowers:
-			return s.preload(ctx)
 		}
-		return fmt.Errorf("unknown mode %q: %s, %s or %s", s.P.Mode, modeTail, modeCatchUp, modeFollowers)
+		return s.preload(ctx)
 	},
 	Round: func(ctx context.Context, s *Session) ([]LineSample, error) {
-		if s.P.Mode == modeTail {
+		switch s.P.Mode {
+		case modeRaw:
+			return s.raw(ctx)
+		case modeTail:
 			return steady(ctx, s, s.P.Rate, s.racks(s.P.Consumers, s.P.Followers), 0)
 		}
 		return one(s.catchUp(ctx, s.racks(s.P.Consumers, s.P.Mode == modeFollowers)))
@@ -52,6 +62,7 @@ func (s *Session) preload(ctx context.Context) error {
 	var mu sync.Mutex
 	var failed error
 	n := max(1, s.P.Preload/int64(s.P.RecordSize))
+	start := time.Now()
 	for i := range n {
 		p.Send(int32(i%int64(s.Topic.Partitions)), pay.key(), pay.plain(), func(_ int64, err error) {
 			mu.Lock()
@@ -68,6 +79,7 @@ func (s *Session) preload(ctx context.Context) error {
 		return err
 	}
 	s.preloaded = n
+	s.Logf("%s: %d records loaded in %.1f s", s.C.Name, n, time.Since(start).Seconds())
 	mu.Lock()
 	defer mu.Unlock()
 	return failed

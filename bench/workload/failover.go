@@ -196,7 +196,8 @@ func (s *Session) leaderOf(ctx context.Context, adm *kadm.Client, part int32) (i
 	return p.Leader, nil
 }
 
-// awaitInSync returns when every replica of the topic is in its in-sync set.
+// awaitInSync returns when the in-sync set of every partition is full: every
+// replica, or as many as sync.replicas asks for.
 func (s *Session) awaitInSync(ctx context.Context, adm *kadm.Client) error {
 	ctx, cancel := context.WithTimeout(ctx, inSyncLimit)
 	defer cancel()
@@ -205,7 +206,7 @@ func (s *Session) awaitInSync(ctx context.Context, adm *kadm.Client) error {
 		full := err == nil && len(md.Topics[s.Topic.Name].Partitions) == s.Topic.Partitions
 		if full {
 			for _, p := range md.Topics[s.Topic.Name].Partitions {
-				full = full && p.Leader >= 0 && len(p.ISR) == len(p.Replicas)
+				full = full && p.Leader >= 0 && len(p.ISR) >= s.syncTarget(len(p.Replicas))
 			}
 		}
 		if full {
@@ -215,6 +216,14 @@ func (s *Session) awaitInSync(ctx context.Context, adm *kadm.Client) error {
 			return fmt.Errorf("not every replica came back in sync within %s", inSyncLimit)
 		}
 	}
+}
+
+// syncTarget is the size of a full in-sync set.
+func (s *Session) syncTarget(replicas int) int {
+	if s.Topic.SyncSet > 0 {
+		return min(s.Topic.SyncSet, replicas)
+	}
+	return replicas
 }
 
 // judge reads everything back and checks the history.

@@ -37,6 +37,7 @@ type Params struct {
 	Kills       int
 	Counts      []int // partitions or connections, one line each
 	HistoryFile string
+	SlowSync    time.Duration // latency: how much longer each sync of one follower takes; 0: no such follower
 }
 
 // Validate refuses what cannot be run.

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"sync"
 	"time"
 
+	"github.com/tailrace/tailrace/bench/cluster"
 	"github.com/tailrace/tailrace/bench/load"
 	"github.com/tailrace/tailrace/bench/report"
 )
@@ -15,25 +17,31 @@ import (
 const (
 	modeTerm = "term"
 	modeKill = "kill"
+	modeOne  = "one"
 )
 
 var restart = Workload{
 	Name:  "restart",
-	Short: "all brokers stop (--mode term or kill) and start on their data (--preload): time to the first acknowledged produce",
+	Short: "brokers stop and start on their data (--preload): all of them (--mode term or kill), or one by kill (one): time to serve again",
 	Own:   true,
 	Defaults: func(p *Params) {
 		p.Mode, p.Preload, p.Rounds, p.Rate, p.Linger = modeTerm, 64<<20, 5, 1000, 0
 	},
 	Setup: func(ctx context.Context, s *Session) error {
-		if s.P.Mode != modeTerm && s.P.Mode != modeKill {
-			return fmt.Errorf("unknown mode %q: %s or %s", s.P.Mode, modeTerm, modeKill)
+		if s.P.Mode != modeTerm && s.P.Mode != modeKill && s.P.Mode != modeOne {
+			return fmt.Errorf("unknown mode %q: %s, %s or %s", s.P.Mode, modeTerm, modeKill, modeOne)
 		}
 		if err := s.newTopic(ctx, "restart", s.P.Partitions); err != nil {
 			return err
 		}
 		return s.preload(ctx)
 	},
-	Round: func(ctx context.Context, s *Session) ([]LineSample, error) { return one(s.restart(ctx)) },
+	Round: func(ctx context.Context, s *Session) ([]LineSample, error) {
+		if s.P.Mode == modeOne {
+			return one(s.restartOne(ctx))
+		}
+		return one(s.restart(ctx))
+	},
 }
 
 func (s *Session) restart(ctx context.Context) (report.Sample, error) {
@@ -50,11 +58,63 @@ func (s *Session) restart(ctx context.Context) (report.Sample, error) {
 			return out, err
 		}
 	}
-	err := s.firstAck(ctx)
-	took := time.Since(start)
+	first, all, err := s.firstAcks(ctx, start)
 	m.stop(&out)
-	out.Values = map[string]float64{"start to first ack, s": took.Seconds(), "stop, s": stopped.Seconds()}
+	out.Values = map[string]float64{"start to first ack, s": first.Seconds(), "start to an ack of every partition, s": all.Seconds(), "stop, s": stopped.Seconds()}
 	return out, err
+}
+
+// restartOne kills the last broker, waits until the others serve every
+// partition, and starts it again.
+func (s *Session) restartOne(ctx context.Context) (report.Sample, error) {
+	var out report.Sample
+	node := s.C.Nodes[len(s.C.Nodes)-1]
+	if err := s.inSyncAgain(ctx); err != nil {
+		return out, err
+	}
+	killed := time.Now()
+	node.Kill()
+	_, without, err := s.firstAcks(ctx, killed)
+	if err != nil {
+		return out, err
+	}
+	m := s.startMeter()
+	start := time.Now()
+	if err := node.Start(); err != nil {
+		return out, err
+	}
+	ready, err := s.awaitReady(ctx, node, start)
+	if err == nil {
+		err = s.inSyncAgain(ctx)
+	}
+	back := time.Since(start)
+	m.stop(&out)
+	out.Values = map[string]float64{"kill to an ack of every partition, s": without.Seconds(), "start to every replica in sync, s": back.Seconds()}
+	if ready > 0 {
+		out.Values["start to ready, s"] = ready.Seconds()
+	}
+	return out, err
+}
+
+// awaitReady returns how long a broker took to say that it serves; 0 for a
+// target that does not say it.
+func (s *Session) awaitReady(ctx context.Context, node *cluster.Node, start time.Time) (time.Duration, error) {
+	if node.Ready == "" {
+		return 0, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, inSyncLimit)
+	defer cancel()
+	for {
+		if resp, err := scraper.Get(node.Ready); err == nil {
+			_ = resp.Body.Close() // its status is all we want
+			if resp.StatusCode == http.StatusOK {
+				return time.Since(start), nil
+			}
+		}
+		if err := sleep(ctx, pollMetadata); err != nil {
+			return 0, fmt.Errorf("broker %d did not become ready within %s", node.ID, inSyncLimit)
+		}
+	}
 }
 
 func (s *Session) stopAll() error {
@@ -75,14 +135,14 @@ func (s *Session) stopAll() error {
 	return errors.Join(errs...)
 }
 
-// firstAck returns when a record of every partition was acknowledged by
-// clients that did not know the cluster before.
-func (s *Session) firstAck(ctx context.Context) error {
+// firstAcks tells after how long the first record was acknowledged to a client
+// that did not know the cluster before, and one of every partition.
+func (s *Session) firstAcks(ctx context.Context, start time.Time) (first, all time.Duration, err error) {
 	ctx, cancel := context.WithTimeout(ctx, inSyncLimit)
 	defer cancel()
 	p, err := s.producerSoon(ctx)
 	if err != nil {
-		return err
+		return 0, 0, err
 	}
 	defer p.Close()
 	type answer struct {
@@ -101,6 +161,9 @@ func (s *Session) firstAck(ctx context.Context) error {
 		case a := <-answers:
 			if a.err == nil {
 				left--
+				if first == 0 {
+					first = time.Since(start)
+				}
 				continue
 			}
 			go func() { // each by itself: thousands may fail at once
@@ -109,10 +172,10 @@ func (s *Session) firstAck(ctx context.Context) error {
 				}
 			}()
 		case <-ctx.Done():
-			return fmt.Errorf("no acknowledgement from every partition within %s", inSyncLimit)
+			return first, 0, fmt.Errorf("no acknowledgement from %d of %d partitions within %s", left, s.Topic.Partitions, inSyncLimit)
 		}
 	}
-	return nil
+	return first, time.Since(start), nil
 }
 
 // producerSoon makes a producer of a target that may not be up yet.

@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"time"
 
 	"github.com/tailrace/tailrace/bench/load"
 	"github.com/tailrace/tailrace/bench/proc"
+	"github.com/tailrace/tailrace/bench/report"
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
@@ -43,43 +45,111 @@ var partitions = Workload{
 
 var connections = Workload{
 	Name:     "connections",
-	Short:    "throughput and memory while many idle connections are open (--counts)",
+	Short:    "throughput without and with idle connections (--counts), and the memory of one",
 	Defaults: func(p *Params) { p.Counts = []int{10, 1000, 5000} },
-	Setup:    oneTopic("connections"),
-	Round: func(ctx context.Context, s *Session) ([]LineSample, error) {
-		var out []LineSample
-		for _, n := range s.P.Counts {
-			ls, err := s.withConnections(ctx, n)
-			if err != nil {
-				return out, fmt.Errorf("%d connections: %w", n, err)
-			}
-			out = append(out, ls)
+	Setup: func(ctx context.Context, s *Session) error {
+		if err := s.newTopic(ctx, "connections", s.P.Partitions); err != nil {
+			return err
 		}
-		return out, nil
+		return s.weighConnections(ctx)
 	},
+	Round: func(ctx context.Context, s *Session) ([]LineSample, error) { return s.besideConnections(ctx) },
+}
+
+// besideConnections measures without idle connections and with each count of
+// them. Every second round goes the other way, so that what comes first has no
+// advantage.
+func (s *Session) besideConnections(ctx context.Context) ([]LineSample, error) {
+	out := make([]LineSample, 1+len(s.P.Counts))
+	order := make([]int, len(out))
+	for i := range order {
+		order[i] = i
+	}
+	if s.backwards = !s.backwards; !s.backwards {
+		slices.Reverse(order)
+	}
+	for _, i := range order {
+		n := 0
+		if i > 0 {
+			n = s.P.Counts[i-1]
+		}
+		var err error
+		if out[i], err = s.withConnections(ctx, n); err != nil {
+			return nil, fmt.Errorf("%d connections: %w", n, err)
+		}
+	}
+	base := out[0].Sample
+	for i, n := range s.P.Counts {
+		sample := &out[i+1].Sample
+		sample.Values = map[string]float64{shareOfNone: ratio(sample.Records, sample.Seconds, base.Records, base.Seconds)}
+		if kib, ok := s.perConn[n]; ok {
+			sample.Values["memory per connection, KiB"] = kib
+		}
+	}
+	return out, nil
+}
+
+// shareOfNone compares a round with the one before it.
+const shareOfNone = report.SharePrefix + "throughput without connections"
+
+// ratio of two rates, 0 where there is nothing to compare with.
+func ratio(a int64, aSeconds float64, b int64, bSeconds float64) float64 {
+	if b == 0 || aSeconds == 0 {
+		return 0
+	}
+	return float64(a) / aSeconds / (float64(b) / bSeconds)
 }
 
 // settle is the time that memory gets to show up before it is read.
-const settle = 500 * time.Millisecond
+const settle = 2 * time.Second
+
+// weighConnections reads what idle connections add to the brokers' resident
+// memory. It must come before any load: after it the heap has room that new
+// connections would fill without being seen.
+func (s *Session) weighConnections(ctx context.Context) error {
+	s.perConn = map[int]float64{}
+	for _, n := range slices.Sorted(slices.Values(s.P.Counts)) {
+		if err := sleep(ctx, settle); err != nil {
+			return err
+		}
+		before := s.residentMemory()
+		conns, err := openConnections(ctx, s.C.Bootstrap, n)
+		if err == nil {
+			err = sleep(ctx, settle)
+		}
+		grown := s.residentMemory() - before
+		closeAll(conns)
+		if err != nil {
+			return fmt.Errorf("%d connections: %w", n, err)
+		}
+		if n >= countable {
+			s.perConn[n] = float64(grown) / float64(n) / 1024
+		}
+	}
+	return nil
+}
+
+// countable is the number of connections from which their memory stands out of
+// what a broker's heap does by itself.
+const countable = 1000
+
+func closeAll(conns []net.Conn) {
+	for _, c := range conns {
+		c.Close()
+	}
+}
 
 func (s *Session) withConnections(ctx context.Context, n int) (LineSample, error) {
 	ls := LineSample{Line: fmt.Sprintf("%d connections", n)}
-	before := s.residentMemory()
+	if n == 0 {
+		ls.Line = "no idle connections"
+	}
 	conns, err := openConnections(ctx, s.C.Bootstrap, n)
-	defer func() {
-		for _, c := range conns {
-			c.Close()
-		}
-	}()
+	defer closeAll(conns)
 	if err != nil {
 		return ls, err
 	}
-	if err := sleep(ctx, settle); err != nil {
-		return ls, err
-	}
-	grown := s.residentMemory() - before
 	ls.Sample, err = s.newFlow(s.P.Rate, nil, 0).round(ctx, s.P.Warmup, s.P.Duration)
-	ls.Sample.Values = map[string]float64{"memory per connection, KiB": float64(max(0, grown)) / float64(n) / 1024}
 	return ls, err
 }
 

@@ -27,6 +27,9 @@ type Session struct {
 
 	preloaded int64              // records that a catch-up reads
 	topics    map[int]load.Topic // by partition count
+	perConn   map[int]float64    // KiB, by number of connections
+	backwards bool               // the last round of connections went from many to none
+	idleRSS   int64              // of the largest process, before any load
 }
 
 // bufferBytes bounds what all producers of a session hold back together.
@@ -45,6 +48,16 @@ func NewSession(c *cluster.Cluster, p Params, logf func(string, ...any)) (*Sessi
 // Close ends the client.
 func (s *Session) Close() { s.Client.Close() }
 
+// ReadIdle notes what the target's processes hold while they have nothing to
+// do, after their setup and before the first load.
+func (s *Session) ReadIdle() {
+	for _, pid := range s.C.Pids() {
+		if u, err := proc.ReadUsage(pid); err == nil {
+			s.idleRSS = max(s.idleRSS, u.RSS)
+		}
+	}
+}
+
 // newTopic creates a topic with n partitions and makes it the session's.
 func (s *Session) newTopic(ctx context.Context, base string, n int) error {
 	name := fmt.Sprintf("%s-%d", base, time.Now().UnixNano()%1e9)
@@ -57,7 +70,13 @@ func (s *Session) newTopic(ctx context.Context, base string, n int) error {
 	if s.C.Name == "tailrace" {
 		s.Topic.SyncSet = s.P.SyncSet // Kafka has no such setting
 	}
-	return s.Client.CreateTopic(ctx, s.Topic)
+	if s.C.SlowNode != 0 {
+		s.Topic.Assignment = s.awayFrom(s.C.SlowNode, n)
+	}
+	start := time.Now()
+	err := s.Client.CreateTopic(ctx, s.Topic)
+	s.Logf("%s: a topic of %d partitions had leaders after %.1f s", s.C.Name, n, time.Since(start).Seconds())
+	return err
 }
 
 // meter measures brokers and load over a window.
@@ -77,6 +96,7 @@ func (s *Session) startMeter() *meter {
 func (m *meter) stop(out *report.Sample) {
 	out.Seconds = time.Since(m.started).Seconds()
 	out.Brokers, out.Load = m.brokers.Stop(), m.load.Stop()
+	out.IdleRSS = m.s.idleRSS
 	if f := m.s.fsyncs(); f > m.fsyncs {
 		out.Fsyncs = f - m.fsyncs
 	}

@@ -2,6 +2,7 @@ package workload
 
 import (
 	"context"
+	"errors"
 
 	"github.com/tailrace/tailrace/bench/report"
 )
@@ -29,7 +30,7 @@ type Workload struct {
 
 // All returns every workload by name.
 func All() []Workload {
-	return []Workload{produce, consume, latency, mixed, fanout, partitions, connections, failover, restart, idle}
+	return []Workload{produce, consume, latency, mixed, fanout, partitions, connections, failover, restart, idle, perfTest}
 }
 
 func one(s report.Sample, err error) ([]LineSample, error) {
@@ -60,8 +61,16 @@ var latency = Workload{
 	Defaults: func(p *Params) {
 		p.Rate, p.Linger, p.Producers, p.Consumers = 5000, 0, 1, 1
 	},
-	Setup: oneTopic("latency"),
+	Setup: func(ctx context.Context, s *Session) error {
+		if s.P.SlowSync > 0 && s.C.SlowNode == 0 {
+			return errors.New("a slow follower needs brokers of ours that were started here")
+		}
+		return s.newTopic(ctx, "latency", s.P.Partitions)
+	},
 	Round: func(ctx context.Context, s *Session) ([]LineSample, error) {
+		if s.P.SlowSync > 0 {
+			return s.slowFollower(ctx)
+		}
 		return steady(ctx, s, s.P.Rate, s.racks(s.P.Consumers, s.P.Followers), 0)
 	},
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/tailrace/tailrace/bench/cluster"
 	"github.com/tailrace/tailrace/bench/limit"
+	"github.com/tailrace/tailrace/bench/report"
 	"go.uber.org/goleak"
 )
 
@@ -145,7 +146,11 @@ func TestPartitionsAndConnections(t *testing.T) {
 		}
 	}
 	for i, l := range runOnce(t, connections, p) {
-		if want := fmt.Sprintf("%d connections", p.Counts[i]); l.Line != want || l.Sample.Records == 0 || len(l.Sample.Values) != 1 {
+		want := "no idle connections"
+		if i > 0 {
+			want = fmt.Sprintf("%d connections", p.Counts[i-1])
+		}
+		if l.Line != want || l.Sample.Records == 0 || i > 0 && l.Sample.Values[shareOfNone] <= 0 {
 			t.Errorf("line %q: %+v, want %q", l.Line, l.Sample, want)
 		}
 	}
@@ -216,6 +221,72 @@ func TestValidate(t *testing.T) {
 		change(&p)
 		if p.Validate() == nil {
 			t.Errorf("%s was accepted", name)
+		}
+	}
+}
+
+// A raw fetcher reads a null broker's tail too: the plain leaders' line.
+func TestRawConsume(t *testing.T) {
+	p := small()
+	p.Preload, p.Mode = 1_000_000, modeRaw
+	lines := runOnce(t, consume, p)
+	if s := lines[0].Sample; len(lines) != 1 || s.Consumed == 0 || s.ConsumedBytes < 100*s.Consumed {
+		t.Errorf("%+v", lines)
+	}
+}
+
+// Where one broker's disk is made slow, it leads nothing and has every
+// partition.
+func TestAwayFromTheSlowNode(t *testing.T) {
+	s := &Session{C: &cluster.Cluster{Nodes: []*cluster.Node{{ID: 1}, {ID: 2}, {ID: 3}}}}
+	want := [][]int32{{1, 2, 3}, {2, 1, 3}, {1, 2, 3}}
+	if got := s.awayFrom(3, 3); !slices.EqualFunc(got, want, slices.Equal) {
+		t.Errorf("placed %v, want %v", got, want)
+	}
+	s.Topic.SyncSet = 2
+	if got := s.syncTarget(3); got != 2 {
+		t.Errorf("a full in-sync set of %d with sync.replicas=2", got)
+	}
+	s.Topic.SyncSet = 0
+	if got := s.syncTarget(3); got != 3 {
+		t.Errorf("a full in-sync set of %d of 3", got)
+	}
+	p := small()
+	p.SlowSync = time.Millisecond
+	if err := latency.Setup(context.Background(), nullSession(t, p)); err == nil {
+		t.Error("a target without a slow disk must refuse")
+	}
+}
+
+func TestPerfTestOutput(t *testing.T) {
+	text := "22801 records sent, 4560.2 records/sec (4.45 MB/sec), 1.0 ms avg latency, 2.0 ms max latency.\n" +
+		"50000 records sent, 12500.5 records/sec (12.21 MB/sec), 812.40 ms avg latency, 1520.00 ms max latency, 800 ms 50th, 1400 ms 95th, 1500 ms 99th, 1519 ms 99.9th.\n"
+	var s report.Sample
+	if err := readPerfTest(&s, text, 1024); err != nil {
+		t.Fatal(err)
+	}
+	if s.Records != 50_000 || s.Bytes != 50_000*1024 || s.Seconds < 3.99 || s.Seconds > 4.01 || s.Values["tool: p99, ms"] != 1500 || s.Values["tool: p50, ms"] != 800 {
+		t.Errorf("%+v", s)
+	}
+	retried := "2026-11-30 09:02:35 WARN Sender Got error: org.apache.kafka.common.errors.NotLeaderOrFollowerException: moved\n"
+	if err := readPerfTest(&s, retried+text, 1024); err != nil || s.Errors != 0 {
+		t.Errorf("a record that was sent again: %v, %d errors", err, s.Errors)
+	}
+	if err := readPerfTest(&s, "org.apache.kafka.common.errors.TimeoutException: no\n"+text, 1024); err != nil || s.Errors != 1 {
+		t.Errorf("a record that was lost: %v, %d errors", err, s.Errors)
+	}
+	if err := readPerfTest(&s, "", 1024); err == nil {
+		t.Error("nothing was taken for a result")
+	}
+}
+
+func TestPerfTestArguments(t *testing.T) {
+	s := &Session{P: small(), C: &cluster.Cluster{Bootstrap: []string{"a:1", "b:2"}}}
+	s.P.Acks, s.P.Rate, s.P.Linger = "leader", 500, 7*time.Millisecond
+	args := s.perfArgs(10)
+	for _, want := range []string{"a:1,b:2", "500", "acks=1", "linger.ms=7", "compression.type=none"} {
+		if !slices.Contains(args, want) {
+			t.Errorf("%q is missing in %q", want, args)
 		}
 	}
 }

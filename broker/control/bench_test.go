@@ -9,7 +9,7 @@ import (
 
 // benchImage has n partitions of factor 3 on 3 brokers, 100 a topic, each led
 // by broker 1.
-func benchImage(b *testing.B, n int) *Image {
+func benchImage(b testing.TB, n int) *Image {
 	w := newWorld(b)
 	img := w.img
 	apply := func(index uint64, records ...Record) {
@@ -46,21 +46,39 @@ func BenchmarkFence10k(b *testing.B) {
 	b.ReportAllocs()
 	size := 0
 	for b.Loop() {
-		records, _, err := Decide(img, v, &FenceBroker{Broker: 1, Reason: FenceRefused}, Input{Index: img.Index + 1})
-		if err != nil || len(records) != 10_001 {
-			b.Fatalf("%d records, %v", len(records), err)
-		}
-		batch := encodeBatch(img.Index+1, records)
-		size = len(batch)
-		index, decoded, err := decodeBatch(batch)
-		if err != nil {
-			b.Fatal(err)
-		}
-		if _, _, err := Apply(img, index, decoded); err != nil {
-			b.Fatal(err)
-		}
+		size = fence(b, img, v, 10_000)
 	}
 	b.ReportMetric(float64(size)/10_000, "B/partition")
+}
+
+// fence takes the death of a broker that leads n partitions through decision,
+// codec and application, and returns the size of the batch. The image stays.
+func fence(tb testing.TB, img *Image, v *Volatile, n int) int {
+	records, _, err := Decide(img, v, &FenceBroker{Broker: 1, Reason: FenceRefused}, Input{Index: img.Index + 1})
+	if err != nil || len(records) != n+1 {
+		tb.Fatalf("%d records, %v", len(records), err)
+	}
+	batch := encodeBatch(img.Index+1, records)
+	index, decoded, err := decodeBatch(batch)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	if _, _, err := Apply(img, index, decoded); err != nil {
+		tb.Fatal(err)
+	}
+	return len(batch)
+}
+
+// TestCatalogAllocations: allocations of one partition's change of leader, from
+// the decision to the new image.
+func TestCatalogAllocations(t *testing.T) {
+	const n, budget = 1000, 12
+	img, v := benchImage(t, n), NewVolatile(DefaultGrace)
+	if got := testing.AllocsPerRun(5, func() { fence(t, img, v, n) }) / n; got > budget {
+		t.Errorf("%.1f allocations a partition, budget %d", got, budget)
+	} else {
+		t.Logf("%.1f allocations a partition", got)
+	}
 }
 
 func BenchmarkSnapshot10k(b *testing.B) {

@@ -7,6 +7,7 @@ import (
 	"go.etcd.io/raft/v3"
 	pb "go.etcd.io/raft/v3/raftpb"
 
+	"github.com/tailrace/tailrace/internal/bugs"
 	"github.com/tailrace/tailrace/internal/model"
 )
 
@@ -197,6 +198,9 @@ func (c *Core) Suspect(e Suspicion) error {
 		}
 	case EvidenceSilence:
 		s.silent = true
+		if bugs.TrustGossip && !s.fenceQueued {
+			o.fence(c, b, s, FenceSuspected, "")
+		}
 	case EvidenceAlive:
 		s.alive, s.silent = c.now, false
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/tailrace/tailrace/internal/bugs"
 	"github.com/tailrace/tailrace/internal/model"
 	"github.com/tailrace/tailrace/partition"
 )
@@ -58,6 +59,7 @@ type Session struct {
 	// forgotten left parts but may still be in the leader's session.
 	forgotten map[model.TopicPartition]struct{}
 	id, epoch int32
+	late      lateAnswers
 }
 
 // fetchPart is a followed partition. sent is what the outstanding or last
@@ -235,6 +237,13 @@ func (s *Session) applyPartition(do partition.Do, tp model.TopicPartition, p *km
 	var sent partition.FetchState
 	if part != nil {
 		sent = part.sent
+	}
+	if bugs.FetchMixup {
+		if part == nil || !sent.Following {
+			s.late.keep(tp, p)
+		} else {
+			p = s.late.swap(tp, p)
+		}
 	}
 	s.mu.Unlock()
 	if part == nil || !sent.Following {

@@ -29,6 +29,8 @@ const (
 	invTruncateHow  = "I18 a log is cut only on the answer of a leader"
 	invTruncateWhat = "I19 no committed record is cut"
 	invDivergeOnly  = "I21 a diverging answer changes only the log end"
+	invGossip       = "I17 gossip fences nobody whose lease may be valid"
+	invBelongs      = "I22 an answer is taken only in the state that its request told"
 	invCommitted    = "I23 consumers get committed records only"
 	invStart        = "I25 the log start only grows, up to the high watermark"
 	invDedupe       = "I26 a batch of an idempotent producer is in the log once"
@@ -127,6 +129,7 @@ func (o *oracle) truth(u control.Update) {
 	for _, e := range u.Events {
 		if e.Kind == control.EventBrokerFenced {
 			o.w.acted.Fences++
+			o.fenced(e)
 		}
 	}
 	for _, t := range u.Next.SortedTopics() {
@@ -137,6 +140,22 @@ func (o *oracle) truth(u control.Update) {
 		for i, m := range t.Partitions {
 			o.partition(u.Next, model.TopicPartition{Topic: t.ID, Partition: int32(i)}, m)
 		}
+	}
+}
+
+// gossipSlack is how much of a lease may be left when its holder is fenced for
+// its silence: a controller takes a gap of up to a second between its ticks for
+// silence of the others.
+const gossipSlack = 1100 * time.Millisecond
+
+// fenced checks that suspicion alone fenced nobody (I17).
+func (o *oracle) fenced(e control.Event) {
+	n := o.w.nodes[e.Broker-1]
+	if e.Detail != control.FenceSuspected.String() || !n.up || n.sess.inc != e.Incarnation {
+		return
+	}
+	if left := n.sess.lease - n.Elapsed(); left > gossipSlack {
+		o.w.violate(invGossip, "%d is fenced as suspected with %v of its lease left", n.id, left)
 	}
 }
 

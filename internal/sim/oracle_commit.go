@@ -5,8 +5,6 @@ import (
 	"encoding/binary"
 	"fmt"
 
-	"github.com/twmb/franz-go/pkg/kmsg"
-
 	"github.com/tailrace/tailrace/internal/batch"
 	"github.com/tailrace/tailrace/internal/history"
 	"github.com/tailrace/tailrace/internal/model"
@@ -111,33 +109,6 @@ func (o *oracle) acked(n *node, tp model.TopicPartition, base, next int64, value
 	}
 	if k := len(p.acks); k == 0 || p.acks[k-1].end < next {
 		p.acks = append(p.acks, ackedAt{o.w.now, next})
-	}
-}
-
-// beforeFetched remembers what a diverging answer must leave alone (I21).
-func (o *oracle) beforeFetched(n *node, resp *kmsg.FetchResponse) (check func()) {
-	type state struct {
-		x  *watched
-		hw int64
-	}
-	var list []state
-	for i := range resp.Topics {
-		t := &resp.Topics[i]
-		for j := range t.Partitions {
-			if d := t.Partitions[j].DivergingEpoch; d.Epoch < 0 && d.EndOffset < 0 {
-				continue
-			}
-			if x := n.watch(model.TopicPartition{Topic: t.TopicID, Partition: t.Partitions[j].Partition}); x != nil {
-				list = append(list, state{x, x.log.HighWatermark()})
-			}
-		}
-	}
-	return func() {
-		for _, s := range list {
-			if hw := s.x.log.HighWatermark(); hw != s.hw {
-				o.w.violate(invDivergeOnly, "%s on %d: high watermark from %d to %d", s.x.p.name, n.id, s.hw, hw)
-			}
-		}
 	}
 }
 

@@ -77,17 +77,17 @@ func (l *replication) fetch() {
 	n.call(l.leader, evFetch, 500*time.Millisecond+callTimeout, func(d *node, reply func(any)) {
 		if d.fetchers[from].before(conn) {
 			d.fetchers[from] = conn
-			d.serveFetch(from, req, reply)
+			d.serveFetch(from, req, func(resp any) { reply(&fetched{req, resp.(*kmsg.FetchResponse)}) })
 		}
 	},
 		func(v any, err error) {
 			l.fetching = false
 			if err == nil {
-				resp := v.(*kmsg.FetchResponse)
+				f := v.(*fetched)
 				now := n.Elapsed()
 				n.fetches.Heard(model.BrokerID(l.leader+1), now)
-				check := n.w.orc.beforeFetched(n, resp)
-				err = l.session.Apply(resp, now)
+				check := n.w.orc.beforeFetched(n, f)
+				err = l.session.Apply(f.resp, now)
 				check()
 			}
 			if err == nil {

@@ -1,0 +1,6 @@
+//go:build bug_nofsync
+
+package bugs
+
+// NoFsync: segment files are not synced.
+const NoFsync = true

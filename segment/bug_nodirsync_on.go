@@ -1,5 +1,0 @@
-//go:build bug_nodirsync
-
-package segment
-
-const skipDirSync = true

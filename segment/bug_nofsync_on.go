@@ -1,5 +1,0 @@
-//go:build bug_nofsync
-
-package segment
-
-const skipFileSync = true
