@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	"github.com/tailrace/tailrace/bench/cluster"
+	"github.com/tailrace/tailrace/bench/proc"
 	"github.com/tailrace/tailrace/bench/report"
 	"github.com/tailrace/tailrace/bench/workload"
 )
@@ -229,6 +230,7 @@ func (b *bench) rounds(ctx context.Context) error {
 	for round := range b.p.Rounds {
 		for i, s := range b.sessions {
 			b.logf("%s: round %d of %d", s.C.Name, round+1, b.p.Rounds)
+			proc.WriteBack()
 			lines, err := b.w.Round(ctx, s)
 			if err != nil {
 				return fmt.Errorf("%s, round %d: %w", s.C.Name, round+1, err)

@@ -179,7 +179,6 @@ func (f *fetchCall) finish(answer bool) {
 		parts = f.encode()
 	}
 	f.releaseAll() // what is not in the answer
-	f.set.answered = f.s.b.Clock().Elapsed()
 	for _, e := range f.touched {
 		e.touchedBy = nil
 	}

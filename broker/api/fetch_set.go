@@ -25,7 +25,6 @@ type fetchSet struct {
 	later    []*fetchEntry // of those that had their turn,
 	touched  []*fetchEntry // and of the last call's list
 	watching bool
-	answered time.Duration // when the last answer left
 
 	// Identity of a session; zero without one.
 	id    int32
@@ -202,7 +201,7 @@ func (e *fetchEntry) settle(f *fetchCall) (keep, immediate bool) {
 		return true, true
 	}
 	if f.follower != model.NoBroker && res.HighWatermark != e.sentHW {
-		immediate = f.paced()
+		immediate = true
 	}
 	if f.follower == model.NoBroker && e.at.Leader != f.s.b.Self() && !e.rechecked {
 		// A replica that falls behind must redirect even if nothing happens
@@ -212,23 +211,6 @@ func (e *fetchEntry) settle(f *fetchCall) (keep, immediate bool) {
 	}
 	return keep || e.bytes() > 0, immediate
 }
-
-// paced reports whether an answer to a follower may leave for a high watermark
-// alone. Where answers are frequent it waits for the next one with records, a
-// little at most: high watermarks follow their records by a round trip, so that
-// each would cost another one.
-func (f *fetchCall) paced() bool {
-	due := f.set.answered + watermarkPace
-	if f.s.b.Clock().Elapsed() >= due {
-		return true
-	}
-	f.deadline = min(f.deadline, due)
-	return false
-}
-
-// watermarkPace is how long after an answer to a follower the next one leaves if
-// it has nothing but high watermarks.
-const watermarkPace = 5 * time.Millisecond
 
 // unserved reports whether there are committed records that the limits of this
 // answer left out.

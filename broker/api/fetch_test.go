@@ -318,53 +318,6 @@ func TestFollowerFetch(t *testing.T) {
 	}
 }
 
-// TestFollowerWatermarkIsPaced: soon after an answer to a follower a high
-// watermark alone makes none, but rides with the next records or comes a little
-// later.
-func TestFollowerWatermarkIsPaced(t *testing.T) {
-	b := newFakeBackend()
-	manual := clock.NewManual(time.Unix(1e9, 0))
-	manual.Advance(time.Hour)
-	b.clock = manual
-	c := newTestServer(t, b, Options{})
-	c.peer = Peer{Principal: "broker", Listener: "INTERNAL", Internal: true, Broker: 2}
-	r := b.replica("t", 0)
-	r.autoHW = false
-	fetch := func(session, epoch int32, offset int64) *kmsg.FetchRequest {
-		req := fetchRequest(18, session, epoch, fetchPart{"t", 0, offset})
-		req.ReplicaState.ID, req.ReplicaState.Epoch = 2, 77
-		req.MaxWaitMillis = 1 << 30
-		return req
-	}
-	r.put(1)
-	first := c.fetch(fetch(0, 0, 0))
-	req := fetch(first.SessionID, 1, 1)
-	conn := c.start(req)
-	eventually(t, "parked", func() bool { return c.parked() == 1 })
-	before, _, _ := r.counts()
-	r.commit()
-	eventually(t, "the high watermark read, and parked", func() bool {
-		reads, _, _ := r.counts()
-		return reads > before && c.parked() == 1
-	})
-	if conn.answered() {
-		t.Fatal("a high watermark alone left at once")
-	}
-	r.put(1)
-	p := c.decode(req, conn.wait()).(*kmsg.FetchResponse).Topics[0].Partitions[0]
-	if p.HighWatermark != 1 || len(p.RecordBatches) == 0 {
-		t.Errorf("records and the high watermark: %+v", p)
-	}
-	req = fetch(first.SessionID, 2, 2)
-	conn = c.start(req)
-	eventually(t, "parked again", func() bool { return c.parked() == 1 })
-	r.commit()
-	manual.Advance(watermarkPace)
-	if p := c.decode(req, conn.wait()).(*kmsg.FetchResponse).Topics[0].Partitions[0]; p.HighWatermark != 2 {
-		t.Errorf("the high watermark a little later: %+v", p)
-	}
-}
-
 // TestFetchPreferredReplica: a redirect leaves at once; one to a broker that the
 // client cannot reach is not made.
 func TestFetchPreferredReplica(t *testing.T) {

@@ -71,6 +71,7 @@ func (d *delegate) post(k Kind, n *memberlist.Node) {
 	} else {
 		d.m.alive[n.Name] = o
 	}
+	d.m.others = nil
 	d.m.mu.Unlock()
 	d.m.postOther(k, o)
 }

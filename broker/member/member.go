@@ -84,6 +84,8 @@ type Members struct {
 	// name, this one included. memberlist's own list is no use: it hands out
 	// pointers that it goes on writing to.
 	alive map[string]Member
+	// others is what Members returns, nil after a change. Never changed in place.
+	others []Member
 }
 
 // maxEvents bounds the events that wait for OnEvent.
@@ -186,10 +188,21 @@ type Member struct {
 }
 
 // Members returns the other nodes believed alive, of this cluster or of none
-// yet, by broker id; of several processes of one broker, the newest.
+// yet, by broker id; of several processes of one broker, the newest. The list is
+// shared: it is not to be changed.
 func (m *Members) Members() []Member {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.others == nil {
+		m.others = m.listOthers()
+	}
+	return m.others
+}
+
+// listOthers makes the list of others. Holds mu.
+func (m *Members) listOthers() []Member {
 	mine := m.meta.Load()
-	all := m.snapshot()
+	all := slices.Collect(maps.Values(m.alive))
 	all = slices.DeleteFunc(all, func(o Member) bool { return sameNode(mine, &o.Meta) || !compatible(mine.Cluster, o.Cluster) })
 	slices.SortFunc(all, func(a, b Member) int {
 		if a.Broker != b.Broker {
@@ -241,7 +254,10 @@ func (m *Members) update(timeout time.Duration, edit func(*Meta)) error {
 	if _, err := meta.encode(); err != nil {
 		return err
 	}
+	m.mu.Lock()
 	m.meta.Store(&meta)
+	m.others = nil // it leaves out whom the own cluster is not for
+	m.mu.Unlock()
 	if err := m.list.UpdateNode(timeout); err != nil {
 		// Not heard in time by anybody; the next push-pull carries it.
 		m.o.Logger.Debug().Err(err).Msg("gossip update")
