@@ -5,7 +5,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/tailrace/tailrace/internal/clock"
 	"github.com/tailrace/tailrace/internal/model"
 	"github.com/tailrace/tailrace/partition"
 	"github.com/twmb/franz-go/pkg/kerr"
