@@ -295,6 +295,26 @@ func TestRetention(t *testing.T) {
 	}
 }
 
+// TestDeleteWithoutFiles: a log that has a directory and no file, as after a power
+// cut that lost the first one, leaves nothing behind when it is deleted.
+func TestDeleteWithoutFiles(t *testing.T) {
+	fs := vfs.NewCrashableMem()
+	s := mustOpen(t, memOptions(fs))
+	mustCreate(t, s, LogConfig{}, tpN(0))
+	if err := s.fs.MkdirAll(s.partitionDir(tpN(0))); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Delete(tpN(0)); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Maintain(testStart.Add(time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if names, err := fs.List("data/segments"); err != nil || len(names) != 0 {
+		t.Fatalf("%v is left of a deleted log (%v)", names, err)
+	}
+}
+
 func TestDeleteAndKV(t *testing.T) {
 	fs := vfs.NewCrashableMem()
 	o := memOptions(fs)

@@ -110,6 +110,7 @@ type Store struct {
 	marks      markSet
 	journal    journalState
 	tombstones []tombstone
+	emptied    []model.TopicPartition // deleted logs without a file: their directories may be left
 	scrubNext  scrubCursor
 	lastVerify time.Duration // when verified blocks were last forgotten
 }
@@ -294,6 +295,7 @@ func (s *Store) Delete(tps ...model.TopicPartition) error {
 	var b KVBatch
 	var tombs []tombstone
 	var logs []*Log
+	var emptied []model.TopicPartition
 	tps = slices.Clone(tps)
 	slices.SortFunc(tps, compareTP)
 	for _, tp := range slices.Compact(tps) {
@@ -308,6 +310,9 @@ func (s *Store) Delete(tps ...model.TopicPartition) error {
 		segs := l.close()
 		for _, seg := range segs {
 			tombs = append(tombs, s.tombstone(&b, seg))
+		}
+		if len(segs) == 0 {
+			emptied = append(emptied, tp)
 		}
 		dropLog(&b, tp)
 		logs = append(logs, l)
@@ -325,6 +330,7 @@ func (s *Store) Delete(tps ...model.TopicPartition) error {
 		}
 		s.marks.drop(l)
 	}
+	s.emptied = append(s.emptied, emptied...)
 	s.mu.Unlock()
 	s.bury(tombs)
 	return nil

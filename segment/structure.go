@@ -405,10 +405,13 @@ func (s *Store) bury(tombs []tombstone) {
 }
 
 // reap unlinks files whose tombstones are due, syncs their directories, and
-// only then forgets the tombstones.
+// only then forgets the tombstones. Directories of deleted logs that had no file
+// go at once.
 func (s *Store) reap(now time.Time) error {
 	ms := now.UnixMilli()
 	s.mu.Lock()
+	emptied := s.emptied
+	s.emptied = nil
 	var due []tombstone
 	s.tombstones = slices.DeleteFunc(s.tombstones, func(t tombstone) bool {
 		if t.due <= ms {
@@ -417,6 +420,11 @@ func (s *Store) reap(now time.Time) error {
 		return t.due <= ms
 	})
 	s.mu.Unlock()
+	for _, tp := range emptied {
+		if s.Log(tp) == nil {
+			s.dirs.forget(s.partitionDir(tp))
+		}
+	}
 	var b KVBatch
 	dirs := map[string]bool{}
 	var order []tombstone
