@@ -80,7 +80,7 @@ var Bugs = []Bug{
 	}, false},
 	{"fetchmixup", "an answer to a fetch is delivered to a later request", []Way{
 		{Sim, "", "I2 every replica that may be elected has all committed records", "14 s, 391,095 events"},
-	}, false},
+	}, true},
 	{"deduploss", "producer state is forgotten on failover", []Way{
 		{Sim, "", "I26 a batch of an idempotent producer is in the log once", "15 s, 18,103 events"},
 		{Process, "kill", "A2", "164 s"},
