@@ -23,10 +23,10 @@ type scrubCursor struct {
 	block   int
 }
 
-// Scrub reads index blocks from the files, those still in the making too, and checks them, about budget bytes a
-// call, going through all logs in turn. Damage is quarantined and reported by
-// event as if a reader had met it. The caller bounds the rate by how often it
-// calls.
+// Scrub reads index blocks from the files, those still in the making too, and
+// checks them, about budget bytes a call, going through all logs in turn. Damage
+// is quarantined and reported by event as if a reader had met it. The caller
+// bounds the rate by how often it calls.
 func (s *Store) Scrub(budget int64) (ScrubReport, error) {
 	s.mu.Lock()
 	cur := s.scrubNext
