@@ -69,10 +69,14 @@ func orDefault[T int16 | int32](n T) T {
 // can be written and read through any of them.
 func (a *Admin) WaitTopic(ctx context.Context, name string, partitions int) error {
 	op := "wait for topic " + name
+	var missing error
 	for n := 1; ; n++ {
-		missing := a.topicMissing(ctx, name, max(partitions, 1))
-		if missing == nil {
+		now := a.topicMissing(ctx, name, max(partitions, 1))
+		if now == nil {
 			return nil
+		}
+		if missing == nil || ctx.Err() == nil {
+			missing = now // what ends with ctx says only that time ran out
 		}
 		select {
 		case <-ctx.Done():

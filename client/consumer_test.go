@@ -313,7 +313,7 @@ func TestUnreachable(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer cl.Close()
-	ctx, cancel := context.WithTimeout(context.Background(), 300*time.Millisecond)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
 	defer cancel()
 	_, err = cl.Consumer(ctx, client.ConsumerOptions{Topic: "t"})
 	if !errors.Is(err, client.ErrUnavailable) {
