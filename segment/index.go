@@ -70,6 +70,9 @@ func (seg *segment) isVerified(i int) bool {
 // load reads the segment's index from the catalog, once.
 func (l *Log) load(seg *segment) error {
 	l.mu.Lock()
+	if seg.open.pos == 0 { // not one block is sealed: what the catalog has are leftovers
+		seg.loaded = true
+	}
 	done := seg.loaded
 	l.mu.Unlock()
 	if done {

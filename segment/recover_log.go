@@ -181,7 +181,9 @@ func (r *recovery) recoverTail(seg *segment, l *Log, entries []journalEntry, siz
 	if err := r.scanTail(l, seg, file, limit); err != nil {
 		return false, err
 	}
-	r.batch.DeleteRange(blockKey(seg.tp, seg.ordinal, seg.open.pos), prefixEnd(spaceKey(spaceBlock, seg.tp, seg.ordinal)))
+	if err := r.dropLeftovers(seg); err != nil {
+		return false, err
+	}
 	if err := rewrite(file, from, seg.size); err != nil {
 		return false, fmt.Errorf("rewrite recovered tail: %w", err)
 	}
@@ -196,6 +198,17 @@ func (r *recovery) recoverTail(seg *segment, l *Log, entries []journalEntry, siz
 		seg.pinned = r.s.files.share(h)
 	}
 	return torn, nil
+}
+
+// dropLeftovers forgets index blocks behind the recovered end. One by one: a
+// range tombstone for each of thousands of logs would make every look-up in the
+// catalog read all of them.
+func (r *recovery) dropLeftovers(seg *segment) error {
+	lo, hi := blockKey(seg.tp, seg.ordinal, seg.open.pos), prefixEnd(spaceKey(spaceBlock, seg.tp, seg.ordinal))
+	return r.s.catalog.Scan(lo, hi, func(k, _ []byte) bool {
+		r.batch.Delete(slices.Clone(k))
+		return true
+	})
 }
 
 // openTail opens a segment's file, or makes it anew where it is wanted: nothing
