@@ -51,7 +51,8 @@ type Node struct {
 	applied chan struct{} // closed and replaced when the image moves
 }
 
-// NewNode opens the node's metadata. It runs after Start.
+// NewNode opens the node's metadata; Image holds all that its log says is
+// committed. It runs after Start.
 func NewNode(o Options) (*Node, error) {
 	if o.Tick == 0 {
 		o.Tick = DefaultTick
@@ -66,6 +67,12 @@ func NewNode(o Options) (*Node, error) {
 		return nil, err
 	}
 	n.core = core
+	// What the log says is committed is applied now, so that the replicas start
+	// from its outcome and not from every step. Nothing is sent meanwhile: no
+	// time has passed yet.
+	if _, err := core.Process(); err != nil {
+		return nil, err
+	}
 	n.image.Store(core.Image())
 	s := core.Status()
 	n.status.Store(&s)
