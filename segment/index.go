@@ -102,6 +102,7 @@ func (l *Log) load(seg *segment) error {
 	// Blocks past the recovered end are leftovers of a crash.
 	n := sort.Search(len(blocks), func(i int) bool { return blocks[i].end > seg.open.pos })
 	seg.blocks, seg.recorded, seg.loaded, seg.verified = blocks[:n:n], n, true, nil
+	seg.leftovers = seg.leftovers && n < len(blocks)
 	return nil
 }
 

@@ -36,6 +36,7 @@ type segment struct {
 	blocks    []block   // sealed index blocks, if loaded
 	loaded    bool      // blocks is complete
 	recorded  int       // blocks[:recorded] are in the catalog
+	leftovers bool      // the catalog may also have blocks behind open: of bytes that a crash took
 	open      openBlock // the block behind the last of blocks
 	verified  []uint64  // bitmap over blocks: checked, or written by this process lately
 	unsure    bool      // the open block has bytes that were neither checked nor written by this process lately

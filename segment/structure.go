@@ -201,7 +201,7 @@ func (l *Log) commitCut(b *KVBatch, c cut) (tombs []tombstone) {
 	if c.trim {
 		seg := l.segs[c.keep-1]
 		l.recordBlocks(b, seg)
-		b.DeleteRange(blockKey(l.tp, seg.ordinal, c.from), prefixEnd(spaceKey(spaceBlock, l.tp, seg.ordinal)))
+		b.DeleteRange(blocksFrom(seg, c.from))
 		for i := range c.last.sealed {
 			blk := &c.last.sealed[i]
 			b.Set(blockKey(l.tp, seg.ordinal, blk.pos), blk.encode())
