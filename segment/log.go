@@ -74,6 +74,7 @@ type Log struct {
 	unsaved []epochEntry // of epochs: not yet in the catalog
 	hw      int64
 	hwSaved int64
+	hwMoved bool     // in Store.moved
 	bound   int64    // retention stays below it; -1: the high watermark
 	damaged []damage // ranges that are not served
 	suspect Suspicion
@@ -151,8 +152,22 @@ func (l *Log) HighWatermark() int64 { l.mu.Lock(); defer l.mu.Unlock(); return l
 // truncation. Maintain saves it.
 func (l *Log) SetHighWatermark(hw int64) {
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.hw = max(l.hw, min(hw, l.end))
+	first := l.raiseHW(min(hw, l.end))
+	l.mu.Unlock()
+	if first {
+		l.s.noteMoved(l)
+	}
+}
+
+// raiseHW moves the high watermark up and reports whether the caller must let
+// the next checkpoint know, by noteMoved. Holds mu.
+func (l *Log) raiseHW(hw int64) (first bool) {
+	if hw <= l.hw {
+		return false
+	}
+	l.hw = hw
+	first, l.hwMoved = !l.hwMoved, true
+	return first
 }
 
 // SetRetentionBound limits retention to offsets below bound as well as below

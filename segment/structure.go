@@ -346,10 +346,14 @@ func (l *Log) advanceLocked(offset int64) error {
 	}
 	l.segs = slices.Clone(l.segs[n:]) // appends may have added to the end
 	l.start = offset
-	l.durable, l.hw = max(l.durable, offset), max(l.hw, offset)
+	l.durable = max(l.durable, offset)
+	first := l.raiseHW(offset)
 	l.forgetEpochs(&b, offset)
 	l.cutDamage(&b, func(d damage) bool { return d.offsets.To <= offset })
 	l.mu.Unlock()
+	if first {
+		l.s.noteMoved(l)
+	}
 	l.s.files.releaseAll(drop)
 	l.s.bury(tombs)
 	return l.s.apply(&b, false)
