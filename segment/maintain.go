@@ -10,7 +10,7 @@ import (
 // retirement of the journal, marks of direct groups, high-watermark
 // checkpoints, retention, the deletion of dropped files, and giving back idle
 // files and indexes. Call it about once a second with the wall time: with many
-// logs each of them has its turn at retention within half a minute then.
+// logs each of them has its turn at retention within a minute then.
 func (s *Store) Maintain(now time.Time) error {
 	if err := s.Poisoned(); err != nil {
 		return err
@@ -82,7 +82,7 @@ func (s *Store) saveHighWatermarks(sync bool) error {
 // most of what an idle broker costs.
 const (
 	roundLogs  = 256
-	roundCalls = 30
+	roundCalls = 60
 )
 
 // turn returns the logs whose turn it is.

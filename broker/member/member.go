@@ -136,7 +136,7 @@ func (m *Members) config() (*memberlist.Config, error) {
 		}
 	}
 	c.ProbeInterval, c.ProbeTimeout = 300*time.Millisecond, 200*time.Millisecond
-	c.GossipInterval, c.TCPTimeout = 100*time.Millisecond, time.Second
+	c.GossipInterval, c.TCPTimeout = 200*time.Millisecond, time.Second
 	c.AwarenessMaxMultiplier = 4
 	c.PushPullInterval, c.GossipToTheDeadTime = 15*time.Second, 10*time.Second
 	c.EnableCompression = false // messages are small; nothing hostile to inflate
