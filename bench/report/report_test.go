@@ -36,7 +36,7 @@ func result() *Result {
 	null := Target{Name: "null", Lines: []Line{{Samples: []Sample{sample(800, 1)}}}}
 	null.Lines[0].Samples[0].Missing = 7
 	return &Result{Format: Format, Workload: "produce", Command: "go run ./bench produce --peer kafka", Time: "2026-01-02T03:04:05Z", Commit: "abc",
-		Machine: Machine{CPU: "CPU", Cores: 2, MemoryGiB: 24, Kernel: "6", Go: "go1", SyncP50: 0.1, SyncP99: 0.2},
+		Machine: Machine{CPU: "CPU", Cores: 2, MemoryGiB: 24, Kernel: "6", Go: "go1", SyncP50: 0.1, SyncP99: 0.2, NewMemory: 2.4, Filled: true},
 		Params:  []Param{{"acks", "all"}, {"record size", "1024"}}, Targets: []Target{ours, kafka, limit, null}}
 }
 
