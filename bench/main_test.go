@@ -173,15 +173,15 @@ func TestSpawnedBrokers(t *testing.T) {
 
 func TestWantFill(t *testing.T) {
 	for _, tc := range []struct {
-		mode   string
-		scarce bool
-		cost   float64
-		want   bool
+		mode    string
+		virtual bool
+		cost    float64
+		want    bool
 	}{
-		{fillOn, false, 0.1, true}, {fillOff, true, 9, false}, {fillAuto, false, 0.2, false}, {fillAuto, false, 2.4, true}, {fillAuto, true, 0, true},
+		{fillOn, false, 0.1, true}, {fillOff, true, 9, false}, {fillAuto, false, 0.4, false}, {fillAuto, false, 2.4, true}, {fillAuto, true, 0.4, true},
 	} {
-		if got, err := wantFill(tc.mode, tc.scarce, tc.cost); got != tc.want || err != nil {
-			t.Errorf("%+v: %v, %v", tc, got, err)
+		if got := wantFill(tc.mode, tc.virtual, tc.cost); got != tc.want {
+			t.Errorf("%+v: %v", tc, got)
 		}
 	}
 }

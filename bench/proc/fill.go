@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -18,8 +19,10 @@ import (
 
 const (
 	fillChunk = 1 << 20
-	// fillCheck is how much is read between two looks at the free memory.
-	fillCheck = 64 * fillChunk
+	// fillStep is how much is read between two looks at the free memory, and timed.
+	fillStep = 128 * fillChunk
+	// fillProbe is how much is read to learn what new memory costs.
+	fillProbe = 4 << 30
 	// fillStall is how much may be read without the free memory falling by a
 	// quarter of it: the file system keeps no pages of holes, or a limit of a
 	// control group stands in the way.
@@ -34,9 +37,8 @@ func fillFloor(total int64) int64 { return max(fillMargin, total/20) }
 
 // Memory is what the kernel says of the machine's memory, in bytes.
 type Memory struct {
-	Total     int64
-	Free      int64 // used for nothing, not even for page cache
-	Available int64 // free, or page cache that can be dropped
+	Total int64
+	Free  int64 // used for nothing, not even for page cache
 }
 
 // ReadMemory reads /proc/meminfo.
@@ -50,7 +52,7 @@ func ReadMemory() (Memory, error) {
 
 func parseMemory(text string) (Memory, error) {
 	var m Memory
-	want := map[string]*int64{"MemTotal": &m.Total, "MemFree": &m.Free, "MemAvailable": &m.Available}
+	want := map[string]*int64{"MemTotal": &m.Total, "MemFree": &m.Free}
 	for line := range strings.Lines(text) {
 		name, rest, _ := strings.Cut(line, ":")
 		v, ok := want[name]
@@ -64,21 +66,23 @@ func parseMemory(text string) (Memory, error) {
 		delete(want, name)
 	}
 	if len(want) > 0 {
-		return m, fmt.Errorf("/proc/meminfo: %d of three fields are missing", len(want))
+		return m, fmt.Errorf("/proc/meminfo: %d of two fields are missing", len(want))
 	}
 	return m, nil
 }
 
-// Scarce reports whether so little is free that there is nothing to fill, nor
-// to learn about what free memory costs.
-func (m Memory) Scarce() bool { return m.Free < 2*fillFloor(m.Total) }
-
 // Filler fills free memory with page cache: the pages of the holes of a sparse
 // file, which are clean, cost no I/O, and are the first that the kernel recycles.
 type Filler struct {
+	// Dearest is what the first use of memory has cost so far, in seconds of CPU
+	// per GiB: the dearest stretch, since memory that was freed a moment ago is cheap
+	// anywhere. 0 until something was read.
+	Dearest float64
+
 	size, floor int64
 	free        func() (int64, error)
 	read        func(at, n int64) (read int64, err error) // bytes that came into the page cache
+	cpu         func() (time.Duration, error)
 	close       func() error
 }
 
@@ -96,7 +100,7 @@ func NewFiller(dir string) (*Filler, error) {
 		return nil, errors.Join(fmt.Errorf("sparse file: %w", err), f.Close())
 	}
 	buf := make([]byte, fillChunk)
-	return &Filler{size: m.Total, floor: fillFloor(m.Total), close: f.Close,
+	return &Filler{size: m.Total, floor: fillFloor(m.Total), cpu: ownCPU, close: f.Close,
 		free: func() (int64, error) { m, err := ReadMemory(); return m.Free, err },
 		read: func(at, n int64) (int64, error) { return cacheRange(f, buf, at, n) }}, nil
 }
@@ -112,14 +116,14 @@ func (f *Filler) Fill(ctx context.Context) (read int64, err error) {
 		return 0, err
 	}
 	high, stalled := free, int64(0) // where the free memory last fell from, or rose to, and what was read since
-	for at := int64(0); free > f.floor; at += fillCheck {
+	for at := int64(0); free > f.floor; at += fillStep {
 		if ctx.Err() != nil {
 			return read, ctx.Err()
 		}
 		if at >= f.size || stalled > fillStall {
 			return read, fmt.Errorf("filling memory: %d MiB are free after reading %d MiB, wanted %d MiB", free>>20, read>>20, f.floor>>20)
 		}
-		n, err := f.read(at, min(fillCheck, f.size-at))
+		n, err := f.step(at)
 		if err != nil {
 			return read, fmt.Errorf("filling memory: %w", err)
 		}
@@ -134,82 +138,64 @@ func (f *Filler) Fill(ctx context.Context) (read int64, err error) {
 	return read, nil
 }
 
-// cacheRange reads what is not cached of a range of a file. A second read of a cached
-// page would mark it as in use, and the kernel would recycle other pages first.
-func cacheRange(f *os.File, buf []byte, at, n int64) (read int64, err error) {
-	for end := at + n; at < end; at += int64(len(buf)) {
-		b := buf[:min(int64(len(buf)), end-at)]
-		if cached(f, at, int64(len(b))) {
-			continue
+// Probe reads the first few GiB, as far as there is free memory, for Dearest.
+func (f *Filler) Probe(ctx context.Context) error {
+	for at := int64(0); at < fillProbe && ctx.Err() == nil; at += fillStep {
+		free, err := f.free()
+		if err != nil || free <= f.floor {
+			return err
 		}
-		m, err := f.ReadAt(b, at)
+		if _, err := f.step(at); err != nil {
+			return fmt.Errorf("probing memory: %w", err)
+		}
+	}
+	return ctx.Err()
+}
+
+// step reads one stretch of the file and times it, if most of it was not cached.
+func (f *Filler) step(at int64) (read int64, err error) {
+	start, err := f.cpu()
+	if err != nil {
+		return 0, err
+	}
+	want := min(fillStep, f.size-at)
+	if read, err = f.read(at, want); err != nil || read < want/2 {
+		return read, err
+	}
+	end, err := f.cpu()
+	f.Dearest = max(f.Dearest, (end-start).Seconds()/(float64(read)/(1<<30)))
+	return read, err
+}
+
+// cacheRange reads what is not cached of a range of a file, and returns how many bytes
+// came into the page cache. A second read of a cached page would mark it as in use, and
+// the kernel would recycle other pages first.
+func cacheRange(f *os.File, buf []byte, at, n int64) (read int64, err error) {
+	before, canTell := cached(f, at, n)
+	for end, pos := at+n, at; pos < end; pos += int64(len(buf)) {
+		b := buf[:min(int64(len(buf)), end-pos)]
+		if have, ok := cached(f, pos, int64(len(b))); ok && have >= int64(len(b)) {
+			continue // from an earlier time, or by the kernel's reading ahead
+		}
+		m, err := f.ReadAt(b, pos)
 		if err != nil {
 			return read, err
 		}
 		read += int64(m)
 	}
-	return read, nil
+	if !canTell {
+		return read, nil
+	}
+	after, _ := cached(f, at, n)
+	return max(0, after-before), nil
 }
 
-// cached reports whether every page of a range is in the page cache; false where
-// the kernel (before 6.5) cannot tell.
-func cached(f *os.File, at, n int64) bool {
+// cached returns how many bytes of a range are in the page cache; the kernel can
+// tell from 6.5 on.
+func cached(f *os.File, at, n int64) (bytes int64, ok bool) {
 	var st unix.Cachestat_t
 	err := unix.Cachestat(uint(f.Fd()), &unix.CachestatRange{Off: uint64(at), Len: uint64(n)}, &st, 0)
-	page := int64(os.Getpagesize())
-	return err == nil && int64(st.Cache) >= (n+page-1)/page
-}
-
-const (
-	probeRegion  = 256 << 20
-	probeRegions = 4
-)
-
-// ProbeNewMemory returns what the first use of memory costs this process, in
-// seconds of CPU per GiB: the dearest of a few regions, since a region that somebody
-// has just freed is as cheap as anywhere. A quarter of the memory is touched at most.
-func ProbeNewMemory() (float64, error) {
-	m, err := ReadMemory()
-	if err != nil {
-		return 0, err
-	}
-	worst := 0.0
-	var regions [][]byte // all held to the end: a region given back would be met again
-	defer func() {
-		for _, b := range regions {
-			_ = unix.Munmap(b) // of a mapping that Mmap returned; there is nothing to do about a failure
-		}
-	}()
-	size := min(probeRegion, m.Available/(4*probeRegions)) &^ (fillChunk - 1)
-	if size <= 0 {
-		return 0, fmt.Errorf("%d MiB of memory are available", m.Available>>20)
-	}
-	for range probeRegions {
-		b, err := unix.Mmap(-1, 0, int(size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
-		if err != nil {
-			return 0, fmt.Errorf("map %d MiB: %w", size>>20, err)
-		}
-		regions = append(regions, b)
-		cpu, err := touch(b)
-		if err != nil {
-			return 0, err
-		}
-		worst = max(worst, cpu.Seconds()/(float64(size)/(1<<30)))
-	}
-	return worst, nil
-}
-
-// touch writes to every page and returns the process' CPU time for it.
-func touch(b []byte) (time.Duration, error) {
-	start, err := ownCPU()
-	if err != nil {
-		return 0, err
-	}
-	for i := 0; i < len(b); i += os.Getpagesize() {
-		b[i] = 1
-	}
-	end, err := ownCPU()
-	return end - start, err
+	return int64(st.Cache) * int64(os.Getpagesize()), err == nil
 }
 
 // ownCPU is the user and system time of this process.
@@ -219,4 +205,20 @@ func ownCPU() (time.Duration, error) {
 		return 0, err
 	}
 	return time.Duration(ru.Utime.Nano() + ru.Stime.Nano()), nil
+}
+
+// Virtual reports whether the processor says that a hypervisor is below it, which
+// x86 does.
+func Virtual() bool {
+	text, err := os.ReadFile("/proc/cpuinfo")
+	return err == nil && hypervisorFlag(string(text))
+}
+
+func hypervisorFlag(cpuinfo string) bool {
+	for line := range strings.Lines(cpuinfo) {
+		if name, flags, _ := strings.Cut(line, ":"); strings.TrimSpace(name) == "flags" {
+			return slices.Contains(strings.Fields(flags), "hypervisor")
+		}
+	}
+	return false
 }

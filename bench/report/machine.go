@@ -21,7 +21,7 @@ type Machine struct {
 	Go        string  `json:"go"`
 	SyncP50   float64 `json:"fdatasync_p50_ms"` // of a 4 KiB append to the disk that holds the data
 	SyncP99   float64 `json:"fdatasync_p99_ms"`
-	NewMemory float64 `json:"new_memory_cpu_s_per_gib,omitempty"` // of the first use; 0: not probed
+	NewMemory float64 `json:"new_memory_cpu_s_per_gib,omitempty"` // of the first use, the dearest stretch met; 0: not timed
 	Filled    bool    `json:"memory_filled"`                      // free memory was filled with page cache before each round
 }
 
@@ -91,7 +91,7 @@ func (m Machine) String() string {
 func (m Machine) memory() string {
 	cost, filled := "first use of memory not timed", "free memory left as it was"
 	if m.NewMemory > 0 {
-		cost = fmt.Sprintf("first use of memory %.2f CPU s/GiB", m.NewMemory)
+		cost = fmt.Sprintf("first use of memory up to %.2f CPU s/GiB", m.NewMemory)
 	}
 	if m.Filled {
 		filled = "free memory filled with page cache before each round"
