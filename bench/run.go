@@ -230,9 +230,13 @@ func (b *bench) warmUp(ctx context.Context, s *workload.Session) error {
 	b.logf("%s: warming up", s.C.Name)
 	p := s.P
 	s.P.Duration, s.P.Warmup = b.p.First, 0
-	_, err := b.w.Round(ctx, s)
-	s.P = p
-	return err
+	defer func() { s.P = p }()
+	for start := time.Now(); time.Since(start) < b.p.First; { // some rounds end when their work is done
+		if _, err := b.w.Round(ctx, s); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (b *bench) rounds(ctx context.Context) error {

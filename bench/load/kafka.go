@@ -44,6 +44,11 @@ const (
 	requestRetries = 1200 // two minutes of maxBackoff
 )
 
+// produceTimeout is how long a broker may take for a produce request. franz-go's default
+// of 10 s is less than one that syncs hundreds of small batches one by one needs when
+// requests queue; it would be sent all of them again.
+const produceTimeout = 60 * time.Second
+
 // inFlight is what the client has in flight to a broker when it is
 // idempotent; without that it is set to the same.
 const inFlight = 5
@@ -64,6 +69,7 @@ func ProducerOptions(o Options, topic string) ([]kgo.Opt, error) {
 		kgo.MetadataMinAge(metadataMinAge),
 		kgo.RetryBackoffFn(backoff),
 		kgo.RequestRetries(requestRetries),
+		kgo.ProduceRequestTimeout(produceTimeout),
 		kgo.DefaultProduceTopic(topic),
 		kgo.RecordPartitioner(kgo.ManualPartitioner()),
 		kgo.ProducerBatchCompression(codec),

@@ -99,8 +99,14 @@ func TestShareOfLimitAndExcessOverNull(t *testing.T) {
 }
 
 func TestWarnings(t *testing.T) {
-	got := strings.Join(result().warnings(), "\n")
-	for _, want := range []string{"kafka: 3 records failed, first: NOT_LEADER", "kafka: SATURATED in 1 of 3", "null: 7 acknowledged records were not consumed"} {
+	r := result()
+	r.Targets[3].Lines[0].Samples[0].Ack = &stats.Quantiles{P50: 10001} // the window is 10 s
+	got := strings.Join(r.warnings(), "\n")
+	if n := strings.Count(got, "waited longer"); n != 1 {
+		t.Errorf("%d targets did not settle, want one", n)
+	}
+	for _, want := range []string{"kafka: 3 records failed, first: NOT_LEADER", "kafka: SATURATED in 1 of 3", "null: 7 acknowledged records were not consumed",
+		"null: in 1 of 1 rounds half of the records waited longer than the window"} {
 		if !strings.Contains(got, want) {
 			t.Errorf("want %q in\n%s", want, got)
 		}
