@@ -137,7 +137,7 @@ func TestRestartWorkload(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, mode := range []string{"term", "kill"} {
+	for _, mode := range []string{"term", "kill", "fresh"} {
 		file := filepath.Join(t.TempDir(), "r.json")
 		_, err := execute(t, append([]string{"restart", "--broker-binary", self, "--brokers", "1", "--replication-factor", "1", "--min-insync", "1",
 			"--preload", "10000", "--mode", mode, "--json", file}, short...)...)

@@ -97,7 +97,7 @@ func paramFlags(f *pflag.FlagSet, p *workload.Params) {
 	f.DurationVar(&p.First, "first-warmup", p.First, "load on each target before the first round; a JVM wants 60 s")
 	f.IntVar(&p.Rounds, "rounds", p.Rounds, "measured rounds of each target")
 	f.Int64Var(&p.Preload, "preload", p.Preload, "bytes written before: what consume reads, what restart recovers")
-	f.StringVar(&p.Mode, "mode", p.Mode, "consume: tail, catch-up, followers, raw; restart: term, kill, one")
+	f.StringVar(&p.Mode, "mode", p.Mode, "consume: tail, catch-up, followers, raw; restart: term, kill, one, fresh")
 	f.IntVar(&p.Kills, "kills", p.Kills, "failover: kills of a leader in a round")
 	f.IntSliceVar(&p.Counts, "counts", p.Counts, "partitions, connections: the counts to measure, one line each")
 	f.DurationVar(&p.SlowSync, "slow-follower", p.SlowSync, "latency: also measure with syncs of one follower taking this much longer; sync.replicas is 2 unless said")

@@ -16,6 +16,8 @@ import (
 const (
 	// topicReady is how long a new topic may take to be served everywhere.
 	topicReady = 60 * time.Second
+	// tryTopic bounds one attempt at a target that is starting.
+	tryTopic = 2 * time.Second
 	// pollTopic is how often it is asked for.
 	pollTopic = 20 * time.Millisecond
 )
@@ -37,6 +39,8 @@ func (k *kafka) TryCreateTopic(ctx context.Context, t Topic) error {
 		return err
 	}
 	defer cl.Close()
+	ctx, cancel := context.WithTimeout(ctx, tryTopic)
+	defer cancel()
 	return k.create(ctx, cl, t)
 }
 
