@@ -30,6 +30,7 @@ type commitGroup struct {
 	members []member
 	parts   []part
 	batch   KVBatch
+	record  []byte // of the journal
 	out     []Committed
 	drop    []*handle
 }
@@ -67,8 +68,9 @@ func (ms *markSet) drop(l *Log) {
 	}
 }
 
-// take moves the marks into the batch.
-func (ms *markSet) take(b *KVBatch) {
+// take moves the marks into the batch and reports whether there were any.
+func (ms *markSet) take(b *KVBatch) bool {
+	n := len(ms.at)
 	for i := range ms.list {
 		if p := &ms.list[i]; p.l != nil {
 			b.Set(logKey(p.l.tp, kindMark), p.m.encode())
@@ -76,15 +78,16 @@ func (ms *markSet) take(b *KVBatch) {
 	}
 	ms.list = ms.list[:0]
 	clear(ms.at)
+	return n > 0
 }
 
 // Commit is the group commit: when it returns, everything appended before the
 // call is on stable storage. It answers with the logs that it moved and their
 // durable ends; the slice is valid until the next call.
 //
-// Small groups go into the catalog's journal with one sync, and reach their
-// files lazily; large ones are synced in the files, several at a time, while
-// one catalog batch makes the marks of the group before durable. Appends and
+// Small groups go into the journal with one sync, and reach their files lazily;
+// large ones are synced in the files, several at a time, while one catalog batch
+// makes the marks of the group before durable. Appends and
 // reads go on meanwhile. A failure poisons the directory and is final.
 func (s *Store) Commit() ([]Committed, error) {
 	s.commitMu.Lock()
@@ -189,93 +192,86 @@ func (s *Store) choose(g *commitGroup) {
 	}
 }
 
-// persist makes the group durable: the journal batch, with the earlier marks,
-// and the direct members' files, side by side.
+// persist makes the group durable: the journalled members in the journal, the
+// direct ones in their files, the marks of the group before and the records of
+// new segments in the catalog, side by side. A group that only needs the journal
+// takes one write and one sync on the caller's goroutine.
 func (s *Store) persist(g *commitGroup) error {
-	var direct []*segment
-	journalled, err := s.fillJournal(g)
-	if err != nil {
+	if err := s.fillJournal(g); err != nil {
 		s.fail(err)
 		return s.Poisoned()
 	}
-	for i := range g.members {
-		if m := &g.members[i]; m.direct {
-			n := len(direct)
-			direct = m.l.unsynced(direct)
-			m.l.list(&g.batch, direct[n:])
-		}
-	}
-	s.mu.Lock()
-	s.marks.take(&g.batch)
-	s.mu.Unlock()
-	if s.opts.SyncParallelism <= 1 || len(direct) == 0 {
-		if err := s.syncSegments(direct); err != nil {
-			return err
-		}
-		err = s.apply(&g.batch, true)
-	} else {
-		done := make(chan error, 1)
-		go func() { done <- s.syncSegments(direct) }()
-		err = s.apply(&g.batch, true)
-		if serr := <-done; err == nil {
-			err = serr
-		}
-	}
-	if err == nil {
-		s.stats.bytesJournaled.Add(journalled)
-		s.stats.journalWaiting.Add(journalled)
-	}
-	return err
-}
-
-// fillJournal adds the journalled members' bytes to the batch.
-func (s *Store) fillJournal(g *commitGroup) (int64, error) {
-	var bytes int64
-	seq := uint64(0)
+	var direct []*segment
+	sync := false
 	for i := range g.members {
 		m := &g.members[i]
 		if m.direct {
-			continue
+			direct = m.l.unsynced(direct)
 		}
-		if seq == 0 {
-			seq = s.journal.begin(s)
-		}
-		for j := m.first; j < m.last; j++ {
-			p := g.parts[j]
-			v := make([]byte, journalHeader+int(p.to-p.from))
-			if err := s.readBack(m.l, p, v[journalHeader:]); err != nil {
-				if p.seg.dead.Load() {
-					continue // retention took it meanwhile
-				}
-				return 0, err
-			}
-			finishJournal(v, m.l.tp, p.seg.ordinal, p.from)
-			g.batch.Set(journalKey(seq, j), v)
-			bytes += p.to - p.from
-		}
+		sync = m.l.list(g, m) || sync
 	}
-	return bytes, nil
+	s.mu.Lock()
+	sync = s.marks.take(&g.batch) || sync
+	s.mu.Unlock()
+	if !sync && len(direct) == 0 {
+		if err := s.apply(&g.batch, false); err != nil {
+			return err
+		}
+		return s.writeJournal(g)
+	}
+	return s.sideBySide(
+		func() error { return s.syncSegments(direct) },
+		func() error { return s.apply(&g.batch, true) },
+		func() error { return s.writeJournal(g) },
+	)
 }
 
-// readBack returns bytes that were just appended, from the tail cache or the
-// page cache.
-func (s *Store) readBack(l *Log, p part, dst []byte) error {
-	var arr [8]span
-	if spans, ok := s.cache.pin(arr[:0], &l.tail, p.seg, p.from, p.to); ok {
-		n := 0
-		for _, sp := range spans {
-			n += copy(dst[n:], sp.b)
-			sp.c.release()
+// writeJournal makes the group's record durable, if it has one.
+func (s *Store) writeJournal(g *commitGroup) error {
+	if len(g.record) == journalHead {
+		return nil
+	}
+	if err := s.journal.append(g.record); err != nil {
+		s.fail(err)
+		return s.Poisoned()
+	}
+	n := int64(len(g.record))
+	s.stats.bytesJournaled.Add(n)
+	s.stats.journalWaiting.Add(n)
+	if cap(g.record) > maxRecordKept {
+		g.record = nil
+	}
+	return nil
+}
+
+// maxRecordKept is the largest buffer that waits for the next group.
+const maxRecordKept = 1 << 20
+
+// sideBySide runs the steps at once, the last one on this goroutine, and
+// returns the first error in their order.
+func (s *Store) sideBySide(steps ...func() error) error {
+	errs := make([]error, len(steps))
+	if s.opts.SyncParallelism <= 1 {
+		for i, step := range steps {
+			if errs[i] = step(); errs[i] != nil {
+				return errs[i]
+			}
 		}
 		return nil
 	}
-	h, err := s.files.acquire(p.seg)
-	if err != nil {
-		return err
+	var wg sync.WaitGroup
+	for i, step := range steps {
+		if i == len(steps)-1 {
+			errs[i] = step()
+		} else {
+			wg.Go(func() { errs[i] = step() })
+		}
 	}
-	defer s.files.release(h)
-	if err := readFull(h.f, dst, p.from); err != nil {
-		return fmt.Errorf("segment: read back %s at %d: %w", s.segmentPath(l.tp, p.seg.id), p.from, err)
+	wg.Wait()
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -293,18 +289,20 @@ func (l *Log) unsynced(dst []*segment) []*segment {
 	return dst
 }
 
-// list adds the records of segments that no commit has made durable yet. A roll
-// writes them without sync, and a group that is synced in the files may have
-// nothing else for the catalog: a file with acknowledged bytes that the catalog
-// does not list would be set aside after a power cut.
-func (l *Log) list(b *KVBatch, segs []*segment) {
+// list adds the records of the member's segments that no synced batch has had
+// yet. A roll writes them without sync: a file with acknowledged bytes that the
+// catalog does not list would be set aside after a power cut, and what the journal
+// has of it dropped. It reports whether there were any.
+func (l *Log) list(g *commitGroup, m *member) (found bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for _, seg := range segs {
-		if !seg.entry.Load() {
-			b.Set(logKey(l.tp, kindSegment, seg.ordinal), seg.record().encode())
+	for _, p := range g.parts[m.first:m.last] {
+		if !p.seg.listed {
+			g.batch.Set(logKey(l.tp, kindSegment, p.seg.ordinal), p.seg.record().encode())
+			found = true
 		}
 	}
+	return found
 }
 
 // syncSegments makes the files' bytes and directory entries durable, several
@@ -371,12 +369,14 @@ func (s *Store) syncFile(seg *segment) error {
 // was truncated or deleted since gather: those take commitMu too.
 func (s *Store) publish(g *commitGroup) []Committed {
 	g.out, g.drop = g.out[:0], g.drop[:0]
+	now := s.clock.Elapsed()
 	s.mu.Lock()
 	for i := range g.members {
 		m := &g.members[i]
 		m.l.mu.Lock()
 		for _, p := range g.parts[m.first:m.last] {
 			p.seg.committed = max(p.seg.committed, p.to)
+			p.seg.listed = true
 		}
 		m.l.durable = max(m.l.durable, m.end)
 		if m.direct {
@@ -386,7 +386,7 @@ func (s *Store) publish(g *commitGroup) []Committed {
 		if m.direct {
 			s.marks.add(m.l, m.mark)
 		} else {
-			s.journal.note(m.l)
+			s.waiting.note(m.l, now)
 		}
 		g.out = append(g.out, Committed{Log: m.l, End: m.end})
 	}

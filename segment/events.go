@@ -29,9 +29,12 @@ const (
 	EventIOError
 	// EventCatalog: a message of the catalog's engine.
 	EventCatalog
+	// EventJournal: commit groups that were durable are missing from the
+	// journal; every log is suspect.
+	EventJournal
 )
 
-var eventNames = [...]string{"poisoned", "torn tail", "damaged", "missing", "quarantined", "repaired", "i/o error", "catalog"}
+var eventNames = [...]string{"poisoned", "torn tail", "damaged", "missing", "quarantined", "repaired", "i/o error", "catalog", "journal"}
 
 // String returns the kind's name.
 func (k EventKind) String() string { return eventNames[k] }
@@ -83,6 +86,7 @@ type Stats struct {
 	CatalogSyncs   int64
 	FileSyncs      int64
 	DirSyncs       int64
+	JournalSyncs   int64
 	BlocksVerified int64
 	BytesFromCache int64
 	BytesFromFile  int64
@@ -96,6 +100,7 @@ type Stats struct {
 type counters struct {
 	appends, bytesAppended, bytesJournaled, commits       atomic.Int64
 	catalogSyncs, fileSyncs, dirSyncs, blocksVerified     atomic.Int64
+	journalSyncs                                          atomic.Int64
 	bytesFromCache, bytesFromFile, events, journalWaiting atomic.Int64
 }
 

@@ -30,6 +30,7 @@ func small(o Options) Options {
 	if o.JournalGroup == 0 {
 		o.JournalGroup = 2 << 10
 		o.JournalPerLog = 256
+		o.JournalFile = 4 << 10
 	}
 	return o
 }

@@ -1,48 +1,91 @@
 package segment
 
-import "slices"
+import (
+	"fmt"
+	"slices"
+	"time"
+)
 
-// journalState says which logs have journalled bytes that their files may not
-// have. Guarded by Store.mu.
-type journalState struct {
-	seq     uint64 // of the last group
-	waiting []*Log
-	queued  map[*Log]bool
-	oldest  int64 // monotonic nanoseconds of the first entry that waits; 0: none
+// waitingLogs are those with journalled bytes that their files may not have.
+// Guarded by Store.mu.
+type waitingLogs struct {
+	list   []*Log
+	queued map[*Log]bool
+	oldest time.Duration // monotonic, when the first came
 }
 
-// begin opens a journal group.
-func (j *journalState) begin(s *Store) uint64 {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	j.seq++
-	if j.oldest == 0 {
-		j.oldest = max(1, int64(s.clock.Elapsed()))
+func (w *waitingLogs) note(l *Log, now time.Duration) {
+	if w.queued == nil {
+		w.queued = map[*Log]bool{}
 	}
-	return j.seq
+	if len(w.list) == 0 {
+		w.oldest = now
+	}
+	if !w.queued[l] {
+		w.queued[l] = true
+		w.list = append(w.list, l)
+	}
 }
 
-func (j *journalState) note(l *Log) {
-	if j.queued == nil {
-		j.queued = map[*Log]bool{}
+// fillJournal makes the record of the journalled members' bytes. It has no body
+// if there are none.
+func (s *Store) fillJournal(g *commitGroup) error {
+	g.record = newGroup(g.record)
+	for i := range g.members {
+		m := &g.members[i]
+		if m.direct {
+			continue
+		}
+		for _, p := range g.parts[m.first:m.last] {
+			before := len(g.record)
+			var dst []byte
+			g.record, dst = appendPart(g.record, m.l.tp, p.seg.ordinal, p.from, p.to-p.from)
+			if err := s.readBack(m.l, p, dst); err != nil {
+				if p.seg.dead.Load() { // retention took it meanwhile
+					g.record = g.record[:before]
+					continue
+				}
+				return err
+			}
+		}
 	}
-	if !j.queued[l] {
-		j.queued[l] = true
-		j.waiting = append(j.waiting, l)
+	return nil
+}
+
+// readBack returns bytes that were just appended, from the tail cache or the
+// page cache.
+func (s *Store) readBack(l *Log, p part, dst []byte) error {
+	var arr [8]span
+	if spans, ok := s.cache.pin(arr[:0], &l.tail, p.seg, p.from, p.to); ok {
+		n := 0
+		for _, sp := range spans {
+			n += copy(dst[n:], sp.b)
+			sp.c.release()
+		}
+		return nil
 	}
+	h, err := s.files.acquire(p.seg)
+	if err != nil {
+		return err
+	}
+	defer s.files.release(h)
+	if err := readFull(h.f, dst, p.from); err != nil {
+		return fmt.Errorf("segment: read back %s at %d: %w", s.segmentPath(l.tp, p.seg.id), p.from, err)
+	}
+	return nil
 }
 
 // flushJournal syncs the segments that have journalled bytes, then retires the
-// journal and writes the marks, in one batch: an entry goes in the very batch
-// that says its bytes are in their file.
+// journal's groups and writes the marks, in one batch: a group goes in the very
+// batch that says its bytes are in their files.
 func (s *Store) flushJournal() error {
 	if err := s.Poisoned(); err != nil {
 		return err
 	}
 	s.commitMu.Lock() // no group is between its entries and the waiting list
 	s.mu.Lock()
-	seq, logs := s.journal.seq, s.journal.waiting
-	s.journal.waiting, s.journal.queued, s.journal.oldest = nil, nil, 0
+	seq, logs := s.journal.seq, s.waiting.list
+	s.waiting = waitingLogs{}
 	s.mu.Unlock()
 	retired := s.stats.journalWaiting.Load()
 	s.commitMu.Unlock()
@@ -57,11 +100,13 @@ func (s *Store) flushJournal() error {
 	defer s.commitMu.Unlock()
 	var b KVBatch
 	s.takeMarks(&b, lazy)
-	if len(logs) > 0 {
-		b.DeleteRange(journalKey(0, 0), journalKey(seq+1, 0))
-		s.stats.journalWaiting.Add(-retired)
+	s.journal.retire(&b, seq)
+	if err := s.apply(&b, true); err != nil {
+		return err
 	}
-	return s.apply(&b, true)
+	s.journal.retired = max(s.journal.retired, seq)
+	s.stats.journalWaiting.Add(-retired)
+	return nil
 }
 
 // lazyMark is a mark that will be true once the log's files are synced.

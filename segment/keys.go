@@ -10,7 +10,7 @@ import (
 // are big-endian, so that keys sort as the numbers do. The format is frozen.
 const (
 	spaceCounter   = 'c' // name → number
-	spaceJournal   = 'j' // commit group, index → bytes not yet synced in their segment
+	spaceJournal   = 'j' // format 1 only: commit group, index → bytes not yet synced in their segment
 	spaceLog       = 'p' // topic, partition, kind, … → a log's entries
 	spaceBlock     = 'b' // topic, partition, ordinal, position → index block and checksum
 	spaceSnapshot  = 'q' // topic, partition, offset → producer snapshot
@@ -34,6 +34,10 @@ const tpLen = 16 + 4
 var (
 	counterIDs    = []byte{spaceCounter, 'i'}
 	counterFormat = []byte{spaceCounter, 'f'}
+
+	counterJournals = []byte{spaceCounter, 'j'} // files that the journal has
+	counterRetired  = []byte{spaceCounter, 'r'} // newest group that is not needed any more
+	counterSalt     = []byte{spaceCounter, 's'} // of the headers in the journal
 )
 
 func appendTP(k []byte, tp model.TopicPartition) []byte {
@@ -67,11 +71,6 @@ func logKey(tp model.TopicPartition, kind byte, rest ...uint64) []byte {
 
 func blockKey(tp model.TopicPartition, ordinal uint64, pos int64) []byte {
 	return spaceKey(spaceBlock, tp, ordinal, uint64(pos))
-}
-
-func journalKey(seq uint64, index int) []byte {
-	k := binary.BigEndian.AppendUint64([]byte{spaceJournal}, seq)
-	return binary.BigEndian.AppendUint32(k, uint32(index))
 }
 
 func tombstoneKey(id uint64) []byte {

@@ -28,6 +28,7 @@ type segment struct {
 	next      int64 // one past the last offset
 	top       timeTop
 	sealed    bool      // never appended to again
+	listed    bool      // a synced batch has had the segment's record
 	committed int64     // bytes that a group commit made durable; ≤ size
 	synced    int64     // bytes durable in the file itself; ≤ committed, or ahead of it in a commit
 	pinned    *handle   // while writing or size > synced: the file must stay open

@@ -27,12 +27,12 @@ func (s *Store) Maintain(now time.Time) error {
 // journalDue reports whether journalled segments have waited long enough.
 func (s *Store) journalDue() bool {
 	s.mu.Lock()
-	oldest, waiting := s.journal.oldest, len(s.journal.waiting)
+	oldest, waiting := s.waiting.oldest, len(s.waiting.list)
 	s.mu.Unlock()
 	if waiting == 0 {
 		return false
 	}
-	age := s.clock.Elapsed() - time.Duration(oldest)
+	age := s.clock.Elapsed() - oldest
 	return age >= s.opts.JournalAge || s.stats.journalWaiting.Load() >= s.opts.JournalMax/2
 }
 

@@ -211,22 +211,10 @@ type journalEntry struct {
 	data    []byte
 }
 
-// journalHeader is the size of the value before the bytes.
-const journalHeader = 2 + tpLen + 8 + 8 + 4
-
-// finishJournal writes the header of an entry into v, whose bytes from
-// journalHeader on are already the segment's.
-func finishJournal(v []byte, tp model.TopicPartition, ordinal uint64, pos int64) {
-	h := encoder(v[:0])
-	h = append(h, typeJournal, valueVersion)
-	h = encoder(appendTP(h, tp)).u64(ordinal).i64(pos)
-	crc := crc32.Update(crc32.Checksum(h, castagnoli), castagnoli, v[journalHeader:])
-	h.u32(crc)
-}
-
+// readJournal reads an entry of format 1, where the catalog was the journal.
 func readJournal(key, value []byte) (j journalEntry, err error) {
 	d := readValue(typeJournal, key, value)
-	head := value[:max(0, min(len(value), journalHeader-4))]
+	head := value[:max(0, min(len(value), 2+tpLen+8+8))]
 	j = journalEntry{tp: readTP(d.take(tpLen)), ordinal: d.u64(), pos: d.i64()}
 	crc := d.u32()
 	j.data = d.rest()

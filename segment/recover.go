@@ -15,7 +15,10 @@ import (
 )
 
 // formatVersion is that of the whole directory; a program refuses a newer one.
-const formatVersion = 1
+//
+//	1: the catalog was the journal too
+//	2: the journal has files of its own
+const formatVersion = 2
 
 func isNotExist(err error) bool { return errors.Is(err, fs.ErrNotExist) }
 
@@ -27,6 +30,10 @@ type recovery struct {
 	tombs map[uint64]tombstone
 	files map[uint64]bool // segment ids whose files are there
 	batch KVBatch         // what recovery changes, synced before Open returns
+
+	old        bool           // the catalog has journal entries of format 1
+	lost       []*journalFile // listed, but not there
+	suspectAll bool           // durable groups are missing: any log may have lost something
 }
 
 // found is what the catalog says about one log.
@@ -41,7 +48,7 @@ type found struct {
 // it reports is durable.
 func (s *Store) recover() error {
 	r := &recovery{s: s, byTP: map[model.TopicPartition]*found{}, tombs: map[uint64]tombstone{}, files: map[uint64]bool{}}
-	for _, step := range []func() error{r.counters, r.entries, r.tombstones, r.journal, r.inventory, r.recoverLogs} {
+	for _, step := range []func() error{r.counters, r.entries, r.tombstones, r.oldJournal, r.readJournals, r.inventory, r.recoverLogs} {
 		if err := step(); err != nil {
 			return err
 		}
@@ -63,8 +70,14 @@ func (s *Store) recover() error {
 		s.tombstones = append(s.tombstones, t)
 	}
 	slices.SortFunc(s.tombstones, func(a, b tombstone) int { return int(int64(a.id) - int64(b.id)) })
-	_, err := s.Commit() // nothing is reported before it is durable
-	return err
+	if err := r.replaceLost(); err != nil {
+		return err
+	}
+	before := s.journal.seq
+	if _, err := s.Commit(); err != nil { // nothing is reported before it is durable
+		return err
+	}
+	return s.retireJournal(before, r.old)
 }
 
 func (r *recovery) counters() error {
@@ -142,7 +155,7 @@ func (f *found) entry(kind byte, k, v []byte) (err error) {
 		rec, err = readSegmentRecord(k, v)
 		seg := &segment{
 			tp: l.tp, id: rec.id, ordinal: binary.BigEndian.Uint64(k[1+tpLen+1:]), base: rec.base, created: rec.created,
-			sealed: rec.sealed, next: rec.next, size: rec.size, top: rec.top,
+			sealed: rec.sealed, listed: true, next: rec.next, size: rec.size, top: rec.top,
 		}
 		l.segs = append(l.segs, seg)
 	case kindMark:
@@ -176,12 +189,14 @@ func (r *recovery) tombstones() error {
 	})
 }
 
-func (r *recovery) journal() error {
+// oldJournal reads the journal of a directory that format 1 wrote.
+func (r *recovery) oldJournal() error {
 	return r.scan(spaceJournal, func(k, v []byte) error {
 		j, err := readJournal(k, v)
 		if err != nil {
 			return err
 		}
+		r.old = true
 		r.s.journal.seq = max(r.s.journal.seq, binary.BigEndian.Uint64(k[1:]))
 		if f := r.byTP[j.tp]; f != nil {
 			j.data = slices.Clone(j.data)

@@ -63,6 +63,10 @@ func (r *recovery) recoverLog(f *found) error {
 		l.active = nil
 		r.seal(seg)
 	}
+	if r.suspectAll {
+		l.suspect = max(l.suspect, TornTail)
+		r.batch.Set(logKey(l.tp, kindTorn), numberValue(l.end))
+	}
 	r.finish(f)
 	return nil
 }

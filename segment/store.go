@@ -2,6 +2,8 @@ package segment
 
 import (
 	"bytes"
+	"crypto/rand"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"path"
@@ -46,17 +48,30 @@ type Options struct {
 	JournalGroup    int64         // a commit group up to this size is journalled whole [256 KiB]
 	JournalPerLog   int64         // a log's part up to this size is journalled in any group [16 KiB]
 	JournalMax      int64         // bytes in the journal from which groups go to the files [64 MiB]
+	JournalFile     int64         // size of a journal file, unless one group is larger [8 MiB]
 	JournalAge      time.Duration // longest wait for the lazy sync of journalled segments [5 s]
 	SyncParallelism int           // fdatasyncs at a time [8]; 1 makes a commit run on its caller alone
 	DeleteDelay     time.Duration // between a tombstone and the unlink [60 s]; negative: none
 	VerifyPeriod    time.Duration // how long a verified block is trusted [10 min]
 	IdleClose       time.Duration // an unused file is closed after this [30 s]
+	// Salt is what a new directory's journal headers are bound to [a random number].
+	Salt uint64
 }
 
 func orDefault[T int | int64 | time.Duration](v *T, def T) {
 	if *v == 0 {
 		*v = def
 	}
+}
+
+// salt returns Salt, or a number that nobody can guess.
+func (o *Options) salt() uint64 {
+	if o.Salt != 0 {
+		return o.Salt
+	}
+	var b [8]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return binary.BigEndian.Uint64(b[:]) | 1
 }
 
 func (o *Options) setDefaults() {
@@ -72,6 +87,7 @@ func (o *Options) setDefaults() {
 	orDefault(&o.JournalGroup, 256<<10)
 	orDefault(&o.JournalPerLog, 16<<10)
 	orDefault(&o.JournalMax, 64<<20)
+	orDefault(&o.JournalFile, 8<<20)
 	orDefault(&o.JournalAge, 5*time.Second)
 	orDefault(&o.SyncParallelism, 8)
 	orDefault(&o.DeleteDelay, time.Minute)
@@ -97,7 +113,8 @@ type Store struct {
 	// commitMu serialises Commit with the writes of marks. It is held over
 	// I/O; nothing but group commit takes it.
 	commitMu sync.Mutex
-	group    commitGroup // buffers of the commit in flight, guarded by commitMu
+	group    commitGroup  // buffers of the commit in flight, guarded by commitMu
+	journal  journalFiles // guarded by commitMu
 
 	// lifecycle serialises Create and Delete over their catalog batch.
 	lifecycle sync.Mutex
@@ -108,7 +125,7 @@ type Store struct {
 	sorted     []*Log // of logs, never changed in place; nil: to be made anew
 	dirty      []*Log // with bytes appended since the last commit
 	marks      markSet
-	journal    journalState
+	waiting    waitingLogs
 	tombstones []tombstone
 	emptied    []model.TopicPartition // deleted logs without a file: their directories may be left
 	scrubNext  scrubCursor
@@ -124,13 +141,14 @@ func Open(o Options) (*Store, error) {
 	s.files = handles{s: s, max: o.MaxOpenFiles}
 	s.cache.budget = o.CacheBytes
 	s.dirs.init(s)
+	s.journal.s = s
 	s.marks.init()
 	s.lastVerify = s.clock.Elapsed()
 	if err := s.openCatalog(); err != nil {
 		return nil, err
 	}
 	if err := s.recover(); err != nil {
-		return nil, errors.Join(fmt.Errorf("open data directory %s: %w", o.Dir, err), s.catalog.Close())
+		return nil, errors.Join(fmt.Errorf("open data directory %s: %w", o.Dir, err), s.journal.close(), s.catalog.Close())
 	}
 	return s, nil
 }
@@ -138,11 +156,13 @@ func Open(o Options) (*Store, error) {
 // openCatalog makes the directories durable, then opens the catalog in them.
 // Pebble's lock on its directory keeps a second process out.
 func (s *Store) openCatalog() error {
+	dirs := []string{path.Join(s.dir, journalDir)} // which format 1 had not
 	if !s.opts.MustExist {
-		for _, d := range []string{s.dir, path.Join(s.dir, catalogDir), path.Join(s.dir, segmentsDir), path.Join(s.dir, quarantineDir)} {
-			if err := mkdirSynced(s.fs, d); err != nil {
-				return fmt.Errorf("create %s: %w", d, err)
-			}
+		dirs = []string{s.dir, path.Join(s.dir, catalogDir), path.Join(s.dir, segmentsDir), path.Join(s.dir, quarantineDir), dirs[0]}
+	}
+	for _, d := range dirs {
+		if err := mkdirSynced(s.fs, d); err != nil {
+			return fmt.Errorf("create %s: %w", d, err)
 		}
 	}
 	if s.catalog != nil {
@@ -384,7 +404,7 @@ func (s *Store) Close() error {
 		errs = append(errs, s.files.closeAll(l.close()))
 		l.write.Unlock()
 	}
-	return errors.Join(append(errs, s.catalog.Close())...)
+	return errors.Join(append(errs, s.journal.close(), s.catalog.Close())...)
 }
 
 func (s *Store) partitionDir(tp model.TopicPartition) string {
