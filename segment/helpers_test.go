@@ -31,6 +31,7 @@ func small(o Options) Options {
 		o.JournalGroup = 2 << 10
 		o.JournalPerLog = 256
 		o.JournalFile = 4 << 10
+		o.WholeFrom = 2
 	}
 	return o
 }
