@@ -32,6 +32,7 @@ func limitCommand() *cobra.Command {
 	cmd.Flags().StringVar(&name, "workload", "produce", "produce or latency")
 	paramFlags(cmd.Flags(), &p)
 	cmd.Flags().IntVar(&o.cluster.InSync, "limit-insync", 0, "copies before the acknowledgement; 0: all")
+	fillFlag(cmd.Flags(), &o.fill)
 	cmd.Flags().BoolVarP(&o.quiet, "quiet", "q", false, "no progress")
 	outputFlags(cmd.Flags(), &o.outputs)
 	cmd.PreRun = func(cmd *cobra.Command, _ []string) { // the workload's own defaults, where no flag says otherwise

@@ -44,7 +44,7 @@ func execute(t *testing.T, args ...string) (string, error) {
 	return out.String(), err
 }
 
-var short = []string{"-q", "--duration", "1s", "--warmup", "50ms", "--first-warmup", "50ms", "--rounds", "2", "--record-size", "200", "--partitions", "3"}
+var short = []string{"-q", "--fill-memory", "off", "--duration", "1s", "--warmup", "50ms", "--first-warmup", "50ms", "--rounds", "2", "--record-size", "200", "--partitions", "3"}
 
 // Both floor programs start as processes, are measured in turn, reported and
 // stopped.
@@ -137,7 +137,7 @@ func TestRestartWorkload(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, mode := range []string{"term", "kill"} {
+	for _, mode := range []string{"term", "kill", "fresh"} {
 		file := filepath.Join(t.TempDir(), "r.json")
 		_, err := execute(t, append([]string{"restart", "--broker-binary", self, "--brokers", "1", "--replication-factor", "1", "--min-insync", "1",
 			"--preload", "10000", "--mode", mode, "--json", file}, short...)...)
@@ -171,9 +171,24 @@ func TestSpawnedBrokers(t *testing.T) {
 	}
 }
 
+func TestWantFill(t *testing.T) {
+	for _, tc := range []struct {
+		mode    string
+		virtual bool
+		cost    float64
+		want    bool
+	}{
+		{fillOn, false, 0.1, true}, {fillOff, true, 9, false}, {fillAuto, false, 0.4, false}, {fillAuto, false, 2.4, true}, {fillAuto, true, 0.4, true},
+	} {
+		if got := wantFill(tc.mode, tc.virtual, tc.cost); got != tc.want {
+			t.Errorf("%+v: %v", tc, got)
+		}
+	}
+}
+
 func TestUsageErrors(t *testing.T) {
 	for _, args := range [][]string{
-		{"produce", "--record-size", "1"}, {"limit", "--workload", "idle"}, {"compare", "one"}, {"compare", "no-such-file", "no-such-file"}, {"nonsense"},
+		{"produce", "--record-size", "1"}, {"limit", "--workload", "idle"}, {"produce", "--fill-memory", "maybe"}, {"compare", "one"}, {"compare", "no-such-file", "no-such-file"}, {"nonsense"},
 	} {
 		if out, err := execute(t, args...); err == nil {
 			t.Errorf("%v succeeded: %s", args, out)

@@ -26,6 +26,7 @@ type options struct {
 	pids      []int
 	peers     []string
 	cluster   cluster.Options
+	fill      string // --fill-memory
 	verbose   bool
 	quiet     bool
 	outputs   outputs
@@ -96,7 +97,7 @@ func paramFlags(f *pflag.FlagSet, p *workload.Params) {
 	f.DurationVar(&p.First, "first-warmup", p.First, "load on each target before the first round; a JVM wants 60 s")
 	f.IntVar(&p.Rounds, "rounds", p.Rounds, "measured rounds of each target")
 	f.Int64Var(&p.Preload, "preload", p.Preload, "bytes written before: what consume reads, what restart recovers")
-	f.StringVar(&p.Mode, "mode", p.Mode, "consume: tail, catch-up, followers, raw; restart: term, kill, one")
+	f.StringVar(&p.Mode, "mode", p.Mode, "consume: tail, catch-up, followers, raw; restart: term, kill, one, fresh")
 	f.IntVar(&p.Kills, "kills", p.Kills, "failover: kills of a leader in a round")
 	f.IntSliceVar(&p.Counts, "counts", p.Counts, "partitions, connections: the counts to measure, one line each")
 	f.DurationVar(&p.SlowSync, "slow-follower", p.SlowSync, "latency: also measure with syncs of one follower taking this much longer; sync.replicas is 2 unless said")
@@ -113,6 +114,7 @@ func optionFlags(f *pflag.FlagSet, o *options) {
 	f.IntVar(&o.cluster.Nodes, "brokers", 3, "processes of a started cluster")
 	f.IntVar(&o.cluster.InSync, "limit-insync", 0, "limit: copies before the acknowledgement; 0: as many as ours")
 	f.IntVar(&o.cluster.KafkaHeapMB, "kafka-heap", 512, "kafka: heap of each broker, MiB")
+	fillFlag(f, &o.fill)
 	f.BoolVar(&o.cluster.Keep, "keep", false, "leave the data directories")
 	f.BoolVarP(&o.verbose, "verbose", "v", false, "show what the started processes print")
 	f.BoolVarP(&o.quiet, "quiet", "q", false, "no progress")
@@ -133,6 +135,7 @@ type bench struct {
 	logf     func(string, ...any)
 	sessions []*workload.Session
 	result   *report.Result
+	filler   *proc.Filler // nil: free memory is left as it is
 }
 
 // measure runs the workload on all targets, rounds alternating, and writes
@@ -162,6 +165,9 @@ func (b *bench) start(ctx context.Context, targets []string) error {
 	}
 	b.result = &report.Result{Format: report.Format, Workload: b.w.Name, Command: commandLine(), Time: time.Now().UTC().Format(time.RFC3339),
 		Commit: commit(), Machine: machine, Params: b.p.List()}
+	if err := b.prepareMemory(ctx); err != nil {
+		return err
+	}
 	for i, name := range targets {
 		if err := b.startTarget(ctx, name, i == 0); err != nil {
 			return err
@@ -218,12 +224,19 @@ func (b *bench) warmUp(ctx context.Context, s *workload.Session) error {
 	if b.w.Own || b.p.First == 0 || b.w.Name == "idle" {
 		return nil
 	}
+	if err := b.fillMemory(ctx); err != nil {
+		return err
+	}
 	b.logf("%s: warming up", s.C.Name)
 	p := s.P
 	s.P.Duration, s.P.Warmup = b.p.First, 0
-	_, err := b.w.Round(ctx, s)
-	s.P = p
-	return err
+	defer func() { s.P = p }()
+	for start := time.Now(); time.Since(start) < b.p.First; { // some rounds end when their work is done
+		if _, err := b.w.Round(ctx, s); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (b *bench) rounds(ctx context.Context) error {
@@ -231,6 +244,9 @@ func (b *bench) rounds(ctx context.Context) error {
 		for i, s := range b.sessions {
 			b.logf("%s: round %d of %d", s.C.Name, round+1, b.p.Rounds)
 			proc.WriteBack()
+			if err := b.fillMemory(ctx); err != nil {
+				return err
+			}
 			lines, err := b.w.Round(ctx, s)
 			if err != nil {
 				return fmt.Errorf("%s, round %d: %w", s.C.Name, round+1, err)
@@ -250,7 +266,7 @@ func (b *bench) close() error {
 		s.Close()
 		errs = append(errs, s.C.Stop())
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, b.dropFiller())...)
 }
 
 func commandLine() string {

@@ -96,6 +96,17 @@ func (d *dirEntries) sync(segs []*segment) error {
 	return nil
 }
 
+// synced notes that the directory entries of the segments' files are durable.
+func (d *dirEntries) synced(segs []*segment) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, seg := range segs {
+		dir := d.s.partitionDir(seg.tp)
+		d.durable[dir], d.durable[path.Dir(dir)] = true, true
+		seg.entry.Store(true)
+	}
+}
+
 // forget removes the directories of a deleted log if they are empty.
 func (d *dirEntries) forget(dir string) {
 	d.mu.Lock()

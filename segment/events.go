@@ -87,6 +87,7 @@ type Stats struct {
 	FileSyncs      int64
 	DirSyncs       int64
 	JournalSyncs   int64
+	WholeSyncs     int64
 	BlocksVerified int64
 	BytesFromCache int64
 	BytesFromFile  int64
@@ -100,7 +101,7 @@ type Stats struct {
 type counters struct {
 	appends, bytesAppended, bytesJournaled, commits       atomic.Int64
 	catalogSyncs, fileSyncs, dirSyncs, blocksVerified     atomic.Int64
-	journalSyncs                                          atomic.Int64
+	journalSyncs, wholeSyncs                              atomic.Int64
 	bytesFromCache, bytesFromFile, events, journalWaiting atomic.Int64
 }
 
@@ -116,6 +117,7 @@ func (s *Store) Stats() Stats {
 	return Stats{
 		Appends: c.appends.Load(), BytesAppended: c.bytesAppended.Load(), BytesJournaled: c.bytesJournaled.Load(),
 		Commits: c.commits.Load(), CatalogSyncs: c.catalogSyncs.Load(), FileSyncs: c.fileSyncs.Load(), DirSyncs: c.dirSyncs.Load(),
+		JournalSyncs: c.journalSyncs.Load(), WholeSyncs: c.wholeSyncs.Load(),
 		BlocksVerified: c.blocksVerified.Load(), BytesFromCache: c.bytesFromCache.Load(), BytesFromFile: c.bytesFromFile.Load(),
 		Events: c.events.Load(), OpenFiles: int64(s.files.count()), CacheBytes: cached,
 		JournalBytes: c.journalWaiting.Load(), Logs: int64(logs),

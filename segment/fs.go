@@ -29,10 +29,24 @@ type FS interface {
 	List(name string) ([]string, error)
 	// Lock excludes other processes until the Closer is closed.
 	Lock(name string) (io.Closer, error)
+	// Whole opens the file system that holds a directory as one thing to sync.
+	// It fails with errors.ErrUnsupported where there is no such call, or where
+	// it is not known to reach stable storage.
+	Whole(dir string) (Whole, error)
 	// Free returns the bytes available to this process and in total.
 	Free(name string) (free, total int64, err error)
 	// Pebble is the same file system as the catalog sees it.
 	Pebble() vfs.FS
+}
+
+// Whole is a file system that is synced as a whole (syncfs): with thousands of
+// files that is a hundredth of the work, and takes with it what others have
+// written there. One that stays open sees every write that has failed since.
+type Whole interface {
+	// Sync makes durable whatever was written before the call to any file of
+	// the file system, lengths and directory entries included.
+	Sync() error
+	Close() error
 }
 
 // File is one open file. Positional calls may run concurrently with each other

@@ -26,6 +26,7 @@ const (
 	OpWrite   OpKind = "write"
 	OpSend    OpKind = "send"
 	OpSync    OpKind = "sync"
+	OpWhole   OpKind = "syncwhole"
 	OpPebble  OpKind = "pebble"
 )
 
@@ -125,6 +126,23 @@ func (x *FaultFS) List(name string) (names []string, err error) {
 	err = x.do(Op{Kind: OpList, Name: name}, func() (err error) { names, err = x.FS.List(name); return err })
 	return names, err
 }
+
+// Whole implements FS. Opening it is not shown.
+func (x *FaultFS) Whole(dir string) (Whole, error) {
+	w, err := x.FS.Whole(dir)
+	if err != nil {
+		return nil, err
+	}
+	return faultWhole{w, x, dir}, nil
+}
+
+type faultWhole struct {
+	Whole
+	x   *FaultFS
+	dir string
+}
+
+func (w faultWhole) Sync() error { return w.x.do(Op{Kind: OpWhole, Name: w.dir}, w.Whole.Sync) }
 
 // Pebble shows the catalog's calls to the hook too.
 func (x *FaultFS) Pebble() vfs.FS {

@@ -72,6 +72,46 @@ func (m memFS) Free(name string) (free, total int64, err error) {
 	return int64(u.AvailBytes), int64(u.TotalBytes), err
 }
 
+// Whole implements FS by syncing every file and directory that there is.
+func (m memFS) Whole(string) (Whole, error) { return memWhole{m.inner}, nil }
+
+type memWhole struct{ fs vfs.FS }
+
+func (memWhole) Close() error { return nil }
+
+func (w memWhole) Sync() error { return w.sync("/") }
+
+func (w memWhole) sync(name string) error {
+	fi, err := w.fs.Stat(name)
+	if err != nil || !fi.IsDir() {
+		return w.syncOne(name, err)
+	}
+	names, err := w.fs.List(name)
+	for _, n := range names {
+		err = errors.Join(err, w.sync(w.fs.PathJoin(name, n)))
+	}
+	d, derr := w.fs.OpenDir(name)
+	if derr != nil {
+		return errors.Join(err, derr)
+	}
+	return errors.Join(err, d.Sync(), d.Close())
+}
+
+// syncOne syncs a file; one that was removed meanwhile needs none.
+func (w memWhole) syncOne(name string, err error) error {
+	var f vfs.File
+	if err == nil {
+		f, err = w.fs.OpenReadWrite(name, vfs.WriteCategoryUnspecified)
+	}
+	if isNotExist(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
+}
+
 func (f *memFile) WriteAt(p []byte, off int64) (int, error) { return f.f.WriteAt(p, off) }
 func (f *memFile) SyncData() error                          { return f.f.SyncData() }
 func (f *memFile) Preallocate(off, n int64) error           { return nil }

@@ -2,7 +2,12 @@
 
 package segment
 
-import "io"
+import (
+	"errors"
+	"io"
+)
+
+func (osFS) Whole(string) (Whole, error) { return nil, errors.ErrUnsupported }
 
 func (f *osFile) SyncData() error                { return f.f.Sync() }
 func (f *osFile) Preallocate(off, n int64) error { return nil }

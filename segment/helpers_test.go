@@ -30,7 +30,8 @@ func small(o Options) Options {
 	if o.JournalGroup == 0 {
 		o.JournalGroup = 2 << 10
 		o.JournalPerLog = 256
-		o.JournalFile = 8 << 10
+		o.JournalFile = 4 << 10
+		o.WholeFrom = 2
 	}
 	return o
 }

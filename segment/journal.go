@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"github.com/tailrace/tailrace/internal/bugs"
 )
 
 // waitingLogs are those with journalled bytes that their files may not have.
@@ -92,7 +94,7 @@ func (s *Store) flushJournal() error {
 	slices.SortFunc(logs, func(a, b *Log) int { return compareTP(a.tp, b.tp) })
 
 	lazy, segs := s.lazyMarks(logs)
-	if err := s.syncSegments(segs); err != nil {
+	if err := s.syncLazily(segs); err != nil {
 		return err
 	}
 
@@ -106,6 +108,22 @@ func (s *Store) flushJournal() error {
 	}
 	s.journal.retired = max(s.journal.retired, seq)
 	s.stats.journalWaiting.Add(-retired)
+	return nil
+}
+
+// syncLazily makes the segments durable in their files. Many are synced with the
+// whole file system: nobody waits for a lazy sync, so what others have written
+// there may take its time.
+func (s *Store) syncLazily(segs []*segment) error {
+	if s.whole == nil || len(segs) < s.opts.WholeFrom || bugs.NoFsync {
+		return s.syncSegments(segs)
+	}
+	s.stats.wholeSyncs.Add(1)
+	if err := s.whole.Sync(); err != nil {
+		s.fail(fmt.Errorf("segment: sync the file system of %s: %w", s.dir, err))
+		return s.Poisoned()
+	}
+	s.dirs.synced(segs)
 	return nil
 }
 

@@ -50,6 +50,7 @@ type Options struct {
 	JournalMax      int64         // bytes in the journal from which groups go to the files [64 MiB]
 	JournalFile     int64         // size of a journal file, unless one group is larger [8 MiB]
 	JournalAge      time.Duration // longest wait for the lazy sync of journalled segments [5 s]
+	WholeFrom       int           // files of a lazy sync from which the whole file system is synced instead [64]
 	SyncParallelism int           // fdatasyncs at a time [8]; 1 makes a commit run on its caller alone
 	DeleteDelay     time.Duration // between a tombstone and the unlink [60 s]; negative: none
 	VerifyPeriod    time.Duration // how long a verified block is trusted [10 min]
@@ -89,6 +90,7 @@ func (o *Options) setDefaults() {
 	orDefault(&o.JournalMax, 64<<20)
 	orDefault(&o.JournalFile, 8<<20)
 	orDefault(&o.JournalAge, 5*time.Second)
+	orDefault(&o.WholeFrom, 64)
 	orDefault(&o.SyncParallelism, 8)
 	orDefault(&o.DeleteDelay, time.Minute)
 	orDefault(&o.VerifyPeriod, 10*time.Minute)
@@ -109,6 +111,7 @@ type Store struct {
 	ids     idSource
 	stats   counters
 	poison  atomic.Pointer[error]
+	whole   Whole // nil where the file system cannot be synced as one
 
 	// commitMu serialises Commit with the writes of marks. It is held over
 	// I/O; nothing but group commit takes it.
@@ -149,10 +152,31 @@ func Open(o Options) (*Store, error) {
 	if err := s.openCatalog(); err != nil {
 		return nil, err
 	}
-	if err := s.recover(); err != nil {
-		return nil, errors.Join(fmt.Errorf("open data directory %s: %w", o.Dir, err), s.journal.close(), s.catalog.Close())
+	err := s.openWhole()
+	if err == nil {
+		err = s.recover()
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("open data directory %s: %w", o.Dir, err), s.closeFiles())
 	}
 	return s, nil
+}
+
+// openWhole opens the file system for lazy syncs, where it can be synced as one.
+func (s *Store) openWhole() (err error) {
+	if s.whole, err = s.fs.Whole(path.Join(s.dir, segmentsDir)); errors.Is(err, errors.ErrUnsupported) {
+		err = nil
+	}
+	return err
+}
+
+// closeFiles closes what is not a segment.
+func (s *Store) closeFiles() error {
+	errs := []error{s.journal.close()}
+	if s.whole != nil {
+		errs = append(errs, s.whole.Close())
+	}
+	return errors.Join(append(errs, s.catalog.Close())...)
 }
 
 // openCatalog makes the directories durable, then opens the catalog in them.
@@ -406,7 +430,7 @@ func (s *Store) Close() error {
 		errs = append(errs, s.files.closeAll(l.close()))
 		l.write.Unlock()
 	}
-	return errors.Join(append(errs, s.journal.close(), s.catalog.Close())...)
+	return errors.Join(append(errs, s.closeFiles())...)
 }
 
 func (s *Store) partitionDir(tp model.TopicPartition) string {

@@ -105,7 +105,9 @@ type Cluster struct {
 	Foreign   []int
 	SlowNode  int32 // the node whose disk Slow governs; 0 if there is none
 	slow      *slowDisk
+	format    func(context.Context) error // what a node's empty directory needs before a start; nil: nothing
 	dir       string
+	data      []string // the nodes' directories
 	keep      bool
 }
 
@@ -183,7 +185,25 @@ func (c *Cluster) addNode(id int32, spec proc.Spec) error {
 // nodeDir makes the data directory of one node.
 func (c *Cluster) nodeDir(id int) (string, error) {
 	d := filepath.Join(c.dir, fmt.Sprintf("n%d", id))
+	c.data = append(c.data, d)
 	return d, os.MkdirAll(d, 0o755)
+}
+
+// Empty gives every node, all of which are stopped, a directory as it was before its
+// first start.
+func (c *Cluster) Empty(ctx context.Context) error {
+	if c.dir == "" || c.slow != nil {
+		return errors.New("only nodes that were started here, on plain directories, can start afresh")
+	}
+	for _, d := range c.data {
+		if err := errors.Join(os.RemoveAll(d), os.Mkdir(d, 0o755)); err != nil {
+			return err
+		}
+	}
+	if c.format == nil {
+		return nil
+	}
+	return c.format(ctx)
 }
 
 // Start starts the target of that name: tailrace, kafka, kafka-fsync, nats,

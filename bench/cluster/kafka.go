@@ -136,11 +136,17 @@ func startKafka(ctx context.Context, name string, o Options) (*Cluster, error) {
 	if err != nil {
 		return c, err
 	}
-	for _, f := range files {
-		if err := proc.Run(ctx, proc.Spec{Name: "format", Path: "java", Dir: c.dir,
-			Args: []string{"-cp", libs + "/*", "-Dlog4j2.configurationFile=" + logConfig, "kafka.tools.StorageTool", "format", "-t", clusterID, "-c", f}}); err != nil {
-			return c, err
+	c.format = func(ctx context.Context) error {
+		for _, f := range files {
+			if err := proc.Run(ctx, proc.Spec{Name: "format", Path: "java", Dir: c.dir,
+				Args: []string{"-cp", libs + "/*", "-Dlog4j2.configurationFile=" + logConfig, "kafka.tools.StorageTool", "format", "-t", clusterID, "-c", f}}); err != nil {
+				return err
+			}
 		}
+		return nil
+	}
+	if err := c.format(ctx); err != nil {
+		return c, err
 	}
 	for i, f := range files {
 		args := []string{"-cp", libs + "/*", fmt.Sprintf("-Xms%dm", o.KafkaHeapMB), fmt.Sprintf("-Xmx%dm", o.KafkaHeapMB),

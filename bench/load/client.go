@@ -75,7 +75,11 @@ type ConsumerOptions struct {
 
 // Client makes producers and consumers of one target.
 type Client interface {
+	// CreateTopic returns when every partition of the topic is served.
 	CreateTopic(ctx context.Context, t Topic) error
+	// TryCreateTopic asks once for a topic of a target that may not be up, and
+	// returns when it was answered.
+	TryCreateTopic(ctx context.Context, t Topic) error
 	DeleteTopic(ctx context.Context, t Topic) error
 	Producer(topic string, done Done) (Producer, error)
 	Consumer(ctx context.Context, o ConsumerOptions) (Consumer, error)

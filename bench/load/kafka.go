@@ -4,13 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
 	"time"
 
-	"github.com/twmb/franz-go/pkg/kadm"
-	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
-	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
 type kafka struct {
@@ -19,7 +15,7 @@ type kafka struct {
 }
 
 func newKafka(o Options) (*kafka, error) {
-	cl, err := kgo.NewClient(kgo.SeedBrokers(o.Bootstrap...))
+	cl, err := kgo.NewClient(kgo.SeedBrokers(o.Bootstrap...), kgo.MetadataMinAge(metadataMinAge), kgo.RetryBackoffFn(backoff))
 	if err != nil {
 		return nil, err
 	}
@@ -27,86 +23,6 @@ func newKafka(o Options) (*kafka, error) {
 }
 
 func (k *kafka) Close() { k.admin.Close() }
-
-// topicReady is how long a new topic may take to have a leader everywhere.
-const topicReady = 60 * time.Second
-
-func (k *kafka) CreateTopic(ctx context.Context, t Topic) error {
-	ctx, cancel := context.WithTimeout(ctx, topicReady)
-	defer cancel()
-	adm := kadm.NewClient(k.admin)
-	if err := k.create(ctx, t); err != nil && !errors.Is(err, kerr.TopicAlreadyExists) {
-		return fmt.Errorf("create topic %s: %w", t.Name, err)
-	}
-	for {
-		if k.ready(ctx, adm, t) {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("topic %s: not every partition has a leader: %w", t.Name, ctx.Err())
-		case <-time.After(20 * time.Millisecond):
-		}
-	}
-}
-
-func (k *kafka) create(ctx context.Context, t Topic) error {
-	rt := kmsg.NewCreateTopicsRequestTopic()
-	rt.Topic, rt.NumPartitions, rt.ReplicationFactor = t.Name, int32(t.Partitions), int16(t.Replication)
-	for i, replicas := range t.Assignment {
-		a := kmsg.NewCreateTopicsRequestTopicReplicaAssignment()
-		a.Partition, a.Replicas = int32(i), replicas
-		rt.ReplicaAssignment = append(rt.ReplicaAssignment, a)
-		rt.NumPartitions, rt.ReplicationFactor = -1, -1
-	}
-	set := func(name string, v int) {
-		if v > 0 {
-			c := kmsg.NewCreateTopicsRequestTopicConfig()
-			c.Name, c.Value = name, kmsg.StringPtr(strconv.Itoa(v))
-			rt.Configs = append(rt.Configs, c)
-		}
-	}
-	set("min.insync.replicas", t.MinInSync)
-	set("sync.replicas", t.SyncSet)
-	req := kmsg.NewPtrCreateTopicsRequest()
-	req.Topics, req.TimeoutMillis = append(req.Topics, rt), int32(topicReady/time.Millisecond)
-	resp, err := req.RequestWith(ctx, k.admin)
-	if err != nil {
-		return err
-	}
-	for _, t := range resp.Topics {
-		if err := kerr.ErrorForCode(t.ErrorCode); err != nil {
-			return fmt.Errorf("%w %s", err, deref(t.ErrorMessage))
-		}
-	}
-	return nil
-}
-
-func deref(s *string) string {
-	if s == nil {
-		return ""
-	}
-	return *s
-}
-
-func (k *kafka) ready(ctx context.Context, adm *kadm.Client, t Topic) bool {
-	md, err := adm.Metadata(ctx, t.Name)
-	if err != nil {
-		return false
-	}
-	parts := md.Topics[t.Name].Partitions
-	for _, p := range parts {
-		if p.Err != nil || p.Leader < 0 {
-			return false
-		}
-	}
-	return len(parts) >= t.Partitions
-}
-
-func (k *kafka) DeleteTopic(ctx context.Context, t Topic) error {
-	_, err := kadm.NewClient(k.admin).DeleteTopic(ctx, t.Name)
-	return err
-}
 
 // Compressions are the codecs by name.
 var compressions = map[string]kgo.CompressionCodec{
@@ -128,6 +44,11 @@ const (
 	requestRetries = 1200 // two minutes of maxBackoff
 )
 
+// produceTimeout is how long a broker may take for a produce request. franz-go's default
+// of 10 s is less than one that syncs hundreds of small batches one by one needs when
+// requests queue; it would be sent all of them again.
+const produceTimeout = 60 * time.Second
+
 // inFlight is what the client has in flight to a broker when it is
 // idempotent; without that it is set to the same.
 const inFlight = 5
@@ -148,6 +69,7 @@ func ProducerOptions(o Options, topic string) ([]kgo.Opt, error) {
 		kgo.MetadataMinAge(metadataMinAge),
 		kgo.RetryBackoffFn(backoff),
 		kgo.RequestRetries(requestRetries),
+		kgo.ProduceRequestTimeout(produceTimeout),
 		kgo.DefaultProduceTopic(topic),
 		kgo.RecordPartitioner(kgo.ManualPartitioner()),
 		kgo.ProducerBatchCompression(codec),
@@ -214,14 +136,13 @@ func (k *kafka) Consumer(ctx context.Context, o ConsumerOptions) (Consumer, erro
 	parts := map[int32]kgo.Offset{}
 	if o.From == FromEnd {
 		// Asked for now, so that what is produced after this call is read.
-		ends, err := kadm.NewClient(k.admin).ListEndOffsets(ctx, o.Topic)
-		if err == nil {
-			err = ends.Error()
-		}
+		ends, err := k.endOffsets(ctx, o.Topic, o.Partitions)
 		if err != nil {
-			return nil, fmt.Errorf("end offsets of %s: %w", o.Topic, err)
+			return nil, err
 		}
-		ends.Each(func(l kadm.ListedOffset) { parts[l.Partition] = kgo.NewOffset().At(l.Offset) })
+		for p, end := range ends {
+			parts[p] = kgo.NewOffset().At(end)
+		}
 	} else {
 		for p := range int32(o.Partitions) {
 			parts[p] = at

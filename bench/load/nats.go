@@ -47,6 +47,13 @@ func subject(topic string, partition int32) string {
 }
 
 func (n *natsClient) CreateTopic(ctx context.Context, t Topic) error {
+	if err := n.TryCreateTopic(ctx, t); err != nil {
+		return err
+	}
+	return n.waitCurrent(ctx, t)
+}
+
+func (n *natsClient) TryCreateTopic(ctx context.Context, t Topic) error {
 	for p := range t.Partitions {
 		_, err := n.js.AddStream(&nats.StreamConfig{Name: stream(t.Name, p), Subjects: []string{subject(t.Name, int32(p))},
 			Storage: nats.FileStorage, Replicas: t.Replication}, nats.Context(ctx))
@@ -54,7 +61,7 @@ func (n *natsClient) CreateTopic(ctx context.Context, t Topic) error {
 			return fmt.Errorf("stream %s: %w", stream(t.Name, p), err)
 		}
 	}
-	return n.waitCurrent(ctx, t)
+	return nil
 }
 
 // waitCurrent returns when every stream has its replicas in sync.

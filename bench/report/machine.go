@@ -21,6 +21,8 @@ type Machine struct {
 	Go        string  `json:"go"`
 	SyncP50   float64 `json:"fdatasync_p50_ms"` // of a 4 KiB append to the disk that holds the data
 	SyncP99   float64 `json:"fdatasync_p99_ms"`
+	NewMemory float64 `json:"new_memory_cpu_s_per_gib,omitempty"` // of the first use, the dearest stretch met; 0: not timed
+	Filled    bool    `json:"memory_filled"`                      // free memory was filled with page cache before each round
 }
 
 // probeSyncs is the number of synced appends that time the disk.
@@ -81,6 +83,18 @@ func probeDisk(dir string) (p50, p99 float64, err error) {
 
 // String is one line for reports.
 func (m Machine) String() string {
-	return fmt.Sprintf("%s, %d cores, %.0f GiB, Linux %s, %s, fdatasync p50 %.3f ms p99 %.3f ms",
-		m.CPU, m.Cores, m.MemoryGiB, m.Kernel, m.Go, m.SyncP50, m.SyncP99)
+	return fmt.Sprintf("%s, %d cores, %.0f GiB, Linux %s, %s, fdatasync p50 %.3f ms p99 %.3f ms, %s",
+		m.CPU, m.Cores, m.MemoryGiB, m.Kernel, m.Go, m.SyncP50, m.SyncP99, m.memory())
+}
+
+// memory says what new memory costs here and whether rounds had to pay for it.
+func (m Machine) memory() string {
+	cost, filled := "first use of memory not timed", "free memory left as it was"
+	if m.NewMemory > 0 {
+		cost = fmt.Sprintf("first use of memory up to %.2f CPU s/GiB", m.NewMemory)
+	}
+	if m.Filled {
+		filled = "free memory filled with page cache before each round"
+	}
+	return cost + ", " + filled
 }

@@ -47,6 +47,10 @@ const saturatedShare = 0.01
 // Saturated reports whether the generator could not keep its schedule.
 func (s *Sample) Saturated() bool { return s.LagOver10ms > saturatedShare }
 
+// unsettled reports whether the window was shorter than what half of the records
+// waited: its rate is that of a few bursts.
+func (s *Sample) unsettled() bool { return s.Ack != nil && s.Ack.P50 > 1e3*s.Seconds }
+
 // Line is one case of a workload with its rounds, such as one partition count.
 type Line struct {
 	Name    string   `json:"name,omitempty"`

@@ -36,7 +36,7 @@ func result() *Result {
 	null := Target{Name: "null", Lines: []Line{{Samples: []Sample{sample(800, 1)}}}}
 	null.Lines[0].Samples[0].Missing = 7
 	return &Result{Format: Format, Workload: "produce", Command: "go run ./bench produce --peer kafka", Time: "2026-01-02T03:04:05Z", Commit: "abc",
-		Machine: Machine{CPU: "CPU", Cores: 2, MemoryGiB: 24, Kernel: "6", Go: "go1", SyncP50: 0.1, SyncP99: 0.2},
+		Machine: Machine{CPU: "CPU", Cores: 2, MemoryGiB: 24, Kernel: "6", Go: "go1", SyncP50: 0.1, SyncP99: 0.2, NewMemory: 2.4, Filled: true},
 		Params:  []Param{{"acks", "all"}, {"record size", "1024"}}, Targets: []Target{ours, kafka, limit, null}}
 }
 
@@ -99,8 +99,14 @@ func TestShareOfLimitAndExcessOverNull(t *testing.T) {
 }
 
 func TestWarnings(t *testing.T) {
-	got := strings.Join(result().warnings(), "\n")
-	for _, want := range []string{"kafka: 3 records failed, first: NOT_LEADER", "kafka: SATURATED in 1 of 3", "null: 7 acknowledged records were not consumed"} {
+	r := result()
+	r.Targets[3].Lines[0].Samples[0].Ack = &stats.Quantiles{P50: 10001} // the window is 10 s
+	got := strings.Join(r.warnings(), "\n")
+	if n := strings.Count(got, "waited longer"); n != 1 {
+		t.Errorf("%d targets did not settle, want one", n)
+	}
+	for _, want := range []string{"kafka: 3 records failed, first: NOT_LEADER", "kafka: SATURATED in 1 of 3", "null: 7 acknowledged records were not consumed",
+		"null: in 1 of 1 rounds half of the records waited longer than the window"} {
 		if !strings.Contains(got, want) {
 			t.Errorf("want %q in\n%s", want, got)
 		}

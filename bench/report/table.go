@@ -179,7 +179,7 @@ func (r *Result) warnings() []string {
 		t := &r.Targets[i]
 		for _, l := range t.Lines {
 			name := strings.TrimSpace(t.Name + " " + l.Name)
-			var errs, missing, saturated int64
+			var errs, missing, saturated, unsettled int64
 			first := ""
 			for j := range l.Samples {
 				s := &l.Samples[j]
@@ -191,12 +191,18 @@ func (r *Result) warnings() []string {
 				if s.Saturated() {
 					saturated++
 				}
+				if s.unsettled() {
+					unsettled++
+				}
 			}
 			if errs > 0 {
 				out = append(out, fmt.Sprintf("%s: %d records failed, first: %s", name, errs, first))
 			}
 			if missing > 0 {
 				out = append(out, fmt.Sprintf("%s: %d acknowledged records were not consumed", name, missing))
+			}
+			if unsettled > 0 {
+				out = append(out, fmt.Sprintf("%s: in %d of %d rounds half of the records waited longer than the window for their acknowledgement: a longer --warmup and --duration give a steady rate", name, unsettled, len(l.Samples)))
 			}
 			if saturated > 0 {
 				out = append(out, fmt.Sprintf("%s: SATURATED in %d of %d rounds (more than 1 %% of the records were sent over 10 ms late): not a latency at this rate", name, saturated, len(l.Samples)))

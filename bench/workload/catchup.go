@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/tailrace/tailrace/bench/load"
@@ -51,38 +52,52 @@ var consume = Workload{
 	},
 }
 
-// preload produces what catch-ups will read.
+// preloadRun bounds the consecutive records of a preload that go to one partition. With
+// one record for each in turn, the client's buffer would hold a few for each of thousands
+// of partitions, and every batch be as small.
+const preloadRun = 256 << 10
+
+// preload produces what catch-ups will read and restarts recover.
 func (s *Session) preload(ctx context.Context) error {
-	p, err := s.Client.Producer(s.Topic.Name, nil)
+	var failed, done atomic.Int64
+	var first atomic.Value
+	outcome := func(_ int, err error) {
+		done.Add(1)
+		if err != nil && failed.Add(1) == 1 {
+			first.Store(err)
+		}
+	}
+	p, err := s.Client.Producer(s.Topic.Name, outcome)
 	if err != nil {
 		return err
 	}
 	defer p.Close()
 	pay := newPayload(newPool(1, s.P.RecordSize), 1, 0, time.Now(), s.P.RecordSize, s.P.Keys)
-	var mu sync.Mutex
-	var failed error
 	n := max(1, s.P.Preload/int64(s.P.RecordSize))
+	run := runLength(s.P, n)
 	start := time.Now()
 	for i := range n {
-		p.Send(int32(i%int64(s.Topic.Partitions)), pay.key(), pay.plain(), func(_ int64, err error) {
-			mu.Lock()
-			defer mu.Unlock()
-			if err != nil && failed == nil {
-				failed = err
-			}
-		})
+		p.Send(int32(i/run%int64(s.Topic.Partitions)), pay.key(), pay.plain(), nil)
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
 	}
-	if err := p.Flush(ctx); err != nil {
+	if err := drain(ctx, []load.Producer{p}, done.Load, drainIdle, drainLimit); err != nil {
 		return err
 	}
 	s.preloaded = n
 	s.Logf("%s: %d records loaded in %.1f s", s.C.Name, n, time.Since(start).Seconds())
-	mu.Lock()
-	defer mu.Unlock()
-	return failed
+	if failed.Load() > 0 {
+		return fmt.Errorf("%d records were not loaded, first: %w", failed.Load(), first.Load().(error))
+	}
+	return nil
+}
+
+// runLength is how many of n records go to one partition before the next one's turn:
+// a batch at most, and few enough that every partition has its share.
+func runLength(p Params, n int64) int64 {
+	batch := int64(min(preloadRun, p.BatchBytes) / p.RecordSize)
+	return max(1, min(batch, n/int64(p.Partitions)))
 }
 
 // stallTime is how long a catch-up may make no progress.

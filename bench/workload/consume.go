@@ -91,12 +91,12 @@ func (f *flow) awaitConsumers(ctx context.Context) (missing int64) {
 		if missing != last {
 			last, idle = missing, time.Now()
 		}
-		if missing == 0 || time.Since(idle) > drainIdle || sleep(ctx, 5*time.Millisecond) != nil {
+		if missing == 0 || time.Since(idle) > consumeIdle || sleep(ctx, 5*time.Millisecond) != nil {
 			return missing
 		}
 	}
 }
 
-// drainIdle is how long consumers may stand still before the rest counts as
+// consumeIdle is how long consumers may stand still before the rest counts as
 // missing.
-const drainIdle = 10 * time.Second
+const consumeIdle = 10 * time.Second

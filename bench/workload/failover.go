@@ -228,7 +228,7 @@ func (s *Session) syncTarget(replicas int) int {
 
 // judge reads everything back and checks the history.
 func (s *Session) judge(ctx context.Context, r *recorded, adm *kadm.Client, next, back []float64, out *report.Sample) error {
-	flush, cancel := context.WithTimeout(ctx, drainTime)
+	flush, cancel := context.WithTimeout(ctx, inSyncLimit)
 	defer cancel()
 	if err := r.p.Flush(flush); err != nil {
 		return fmt.Errorf("records without an outcome: %w", err)

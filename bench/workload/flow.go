@@ -3,7 +3,6 @@ package workload
 import (
 	"context"
 	"errors"
-	"fmt"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -70,9 +69,6 @@ func (f *flow) fail(err error) {
 		f.firstErr.Store(err.Error())
 	}
 }
-
-// drainTime bounds the wait for acknowledgements and consumers after a window.
-const drainTime = 60 * time.Second
 
 // round runs the flow: warm-up, window, drain.
 func (f *flow) round(ctx context.Context, warmup, window time.Duration) (report.Sample, error) {
@@ -157,14 +153,7 @@ func (f *flow) startProducers(ctx context.Context) (wait func() error, err error
 	return func() error {
 		wg.Wait()
 		defer closeAll()
-		flush, cancel := context.WithTimeout(context.Background(), drainTime)
-		defer cancel()
-		for _, p := range producers {
-			if err := p.Flush(flush); err != nil {
-				return fmt.Errorf("records without an outcome after %s: %w", drainTime, err)
-			}
-		}
-		return nil
+		return drain(context.Background(), producers, func() int64 { return f.acked.Load() + f.errs.Load() }, drainIdle, drainLimit)
 	}, nil
 }
 

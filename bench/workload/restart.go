@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -15,21 +17,26 @@ import (
 
 // Modes of the restart workload.
 const (
-	modeTerm = "term"
-	modeKill = "kill"
-	modeOne  = "one"
+	modeTerm  = "term"
+	modeKill  = "kill"
+	modeOne   = "one"
+	modeFresh = "fresh"
 )
 
 var restart = Workload{
 	Name:  "restart",
-	Short: "brokers stop and start on their data (--preload): all of them (--mode term or kill), or one by kill (one): time to serve again",
+	Short: "brokers stop and start on their data (--preload): all of them (--mode term or kill), one by kill (one), or all on empty directories (fresh): time to serve again",
 	Own:   true,
 	Defaults: func(p *Params) {
 		p.Mode, p.Preload, p.Rounds, p.Rate, p.Linger = modeTerm, 64<<20, 5, 1000, 0
 	},
 	Setup: func(ctx context.Context, s *Session) error {
-		if s.P.Mode != modeTerm && s.P.Mode != modeKill && s.P.Mode != modeOne {
-			return fmt.Errorf("unknown mode %q: %s, %s or %s", s.P.Mode, modeTerm, modeKill, modeOne)
+		modes := []string{modeTerm, modeKill, modeOne, modeFresh}
+		switch {
+		case !slices.Contains(modes, s.P.Mode):
+			return fmt.Errorf("unknown mode %q: one of %s", s.P.Mode, strings.Join(modes, ", "))
+		case s.P.Mode == modeFresh:
+			return nil
 		}
 		if err := s.newTopic(ctx, "restart", s.P.Partitions); err != nil {
 			return err
@@ -37,8 +44,11 @@ var restart = Workload{
 		return s.preload(ctx)
 	},
 	Round: func(ctx context.Context, s *Session) ([]LineSample, error) {
-		if s.P.Mode == modeOne {
+		switch s.P.Mode {
+		case modeOne:
 			return one(s.restartOne(ctx))
+		case modeFresh:
+			return one(s.fresh(ctx))
 		}
 		return one(s.restart(ctx))
 	},
@@ -52,16 +62,63 @@ func (s *Session) restart(ctx context.Context) (report.Sample, error) {
 	}
 	stopped := time.Since(stopping)
 	m := s.startMeter()
-	start := time.Now()
-	for _, n := range s.C.Nodes {
-		if err := n.Start(); err != nil {
-			return out, err
-		}
+	start, err := s.startAll()
+	if err != nil {
+		return out, err
 	}
 	first, all, err := s.firstAcks(ctx, start)
 	m.stop(&out)
 	out.Values = map[string]float64{"start to first ack, s": first.Seconds(), "start to an ack of every partition, s": all.Seconds(), "stop, s": stopped.Seconds()}
 	return out, err
+}
+
+// fresh starts all brokers as a new cluster and creates a topic as soon as they let us.
+func (s *Session) fresh(ctx context.Context) (report.Sample, error) {
+	var out report.Sample
+	if err := errors.Join(s.stopAll(), s.C.Empty(ctx)); err != nil {
+		return out, err
+	}
+	s.nameTopic("fresh", s.P.Partitions)
+	m := s.startMeter()
+	start, err := s.startAll()
+	if err != nil {
+		return out, err
+	}
+	created, err := s.topicSoon(ctx, start)
+	if err != nil {
+		return out, err
+	}
+	first, all, err := s.firstAcks(ctx, start)
+	m.stop(&out)
+	out.Values = map[string]float64{"start to the topic's creation, s": created.Seconds(), "start to first ack, s": first.Seconds(), "start to an ack of every partition, s": all.Seconds()}
+	return out, err
+}
+
+// topicSoon creates the session's topic on a target that may not be up yet, and tells
+// how long after start that was answered.
+func (s *Session) topicSoon(ctx context.Context, start time.Time) (time.Duration, error) {
+	ctx, cancel := context.WithTimeout(ctx, inSyncLimit)
+	defer cancel()
+	for {
+		err := s.Client.TryCreateTopic(ctx, s.Topic)
+		if err == nil {
+			return time.Since(start), nil
+		}
+		if sleep(ctx, pollMetadata) != nil {
+			return 0, fmt.Errorf("no topic within %s, last: %w", inSyncLimit, err)
+		}
+	}
+}
+
+// startAll starts every broker and returns the instant before the first.
+func (s *Session) startAll() (time.Time, error) {
+	start := time.Now()
+	for _, n := range s.C.Nodes {
+		if err := n.Start(); err != nil {
+			return start, err
+		}
+	}
+	return start, nil
 }
 
 // restartOne kills the last broker, waits until the others serve every

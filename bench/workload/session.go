@@ -60,6 +60,15 @@ func (s *Session) ReadIdle() {
 
 // newTopic creates a topic with n partitions and makes it the session's.
 func (s *Session) newTopic(ctx context.Context, base string, n int) error {
+	s.nameTopic(base, n)
+	start := time.Now()
+	err := s.Client.CreateTopic(ctx, s.Topic)
+	s.Logf("%s: a topic of %d partitions had leaders after %.1f s", s.C.Name, n, time.Since(start).Seconds())
+	return err
+}
+
+// nameTopic makes a topic that does not exist yet the session's.
+func (s *Session) nameTopic(base string, n int) {
 	name := fmt.Sprintf("%s-%d", base, time.Now().UnixNano()%1e9)
 	name = limit.TopicName(name, n)
 	s.Topic = load.Topic{Name: name, Partitions: n, Replication: min(s.P.Replication, max(1, len(s.C.Nodes))), MinInSync: s.P.MinInSync}
@@ -73,10 +82,6 @@ func (s *Session) newTopic(ctx context.Context, base string, n int) error {
 	if s.C.SlowNode != 0 {
 		s.Topic.Assignment = s.awayFrom(s.C.SlowNode, n)
 	}
-	start := time.Now()
-	err := s.Client.CreateTopic(ctx, s.Topic)
-	s.Logf("%s: a topic of %d partitions had leaders after %.1f s", s.C.Name, n, time.Since(start).Seconds())
-	return err
 }
 
 // meter measures brokers and load over a window.

@@ -290,3 +290,23 @@ func TestPerfTestArguments(t *testing.T) {
 		}
 	}
 }
+
+// A preload fills batches, and leaves no partition out.
+func TestRunLength(t *testing.T) {
+	for _, tc := range []struct {
+		record, batch, partitions int
+		n, want                   int64
+	}{
+		{1024, 1 << 20, 6, 1 << 20, 256}, {1024, 1 << 20, 10_000, 10 << 20, 256}, {1024, 1 << 20, 10_000, 16 << 10, 1},
+		{1024, 16 << 10, 6, 1 << 20, 16}, {1 << 20, 1 << 20, 6, 100, 1}, {100, 1 << 20, 6, 3, 1},
+	} {
+		p := Params{RecordSize: tc.record, BatchBytes: tc.batch, Partitions: tc.partitions}
+		got := runLength(p, tc.n)
+		if got != tc.want {
+			t.Errorf("%+v: %d", tc, got)
+		}
+		if last := (tc.n - 1) / got; tc.n >= int64(tc.partitions) && last < int64(tc.partitions)-1 {
+			t.Errorf("%+v: partitions from %d on get nothing", tc, last+1)
+		}
+	}
+}

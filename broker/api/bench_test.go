@@ -41,11 +41,7 @@ func benchProduce(tb testing.TB, n int) func() {
 		b.replicas[tp] = &instant{}
 	}
 	c := newTestServer(tb, b, Options{})
-	req := &kmsg.ProduceRequest{Version: 13, Acks: -1, TimeoutMillis: 1000, Topics: []kmsg.ProduceRequestTopic{{TopicID: topicID(4)}}}
-	for p := range n {
-		req.Topics[0].Partitions = append(req.Topics[0].Partitions, kmsg.ProduceRequestTopicPartition{Partition: int32(p), Records: oneBatch(10)})
-	}
-	body, out := req.AppendTo(nil), &sink{}
+	body, out := produceBody(n), &sink{}
 	return func() {
 		c.s.serve(&call{s: c.s, version: 13, body: body, peer: c.peer, out: out}, 0)
 	}
@@ -68,6 +64,33 @@ func benchFetch(tb testing.TB, n int) func() {
 	}
 }
 
+// benchDecode returns a function that checks and decodes a produce of n partitions, and
+// serves nothing.
+func benchDecode(tb testing.TB, n int) func() {
+	c := newTestServer(tb, newFakeBackend(), Options{})
+	body, out := produceBody(n), &sink{}
+	return func() {
+		cl := &call{s: c.s, version: 13, body: body, peer: c.peer, out: out, key: Lookup(0)}
+		if err := c.s.admit(cl, 0); err != nil {
+			tb.Fatal(err)
+		}
+		if req := kmsg.NewPtrProduceRequest(); !cl.decode(req) || len(req.Topics[0].Partitions) != n {
+			tb.Fatal("not decoded")
+		}
+	}
+}
+
+// produceBody is a produce request of one batch for each of n partitions.
+func produceBody(n int) []byte {
+	req := &kmsg.ProduceRequest{Version: 13, Acks: -1, TimeoutMillis: 1000, Topics: []kmsg.ProduceRequestTopic{{TopicID: topicID(4)}}}
+	for p := range n {
+		req.Topics[0].Partitions = append(req.Topics[0].Partitions, kmsg.ProduceRequestTopicPartition{Partition: int32(p), Records: oneBatch(10)})
+	}
+	return req.AppendTo(nil)
+}
+
+func BenchmarkDecode1(b *testing.B)   { run(b, benchDecode(b, 1)) }
+func BenchmarkDecode10(b *testing.B)  { run(b, benchDecode(b, 10)) }
 func BenchmarkProduce1(b *testing.B)  { run(b, benchProduce(b, 1)) }
 func BenchmarkProduce10(b *testing.B) { run(b, benchProduce(b, 10)) }
 func BenchmarkFetch1(b *testing.B)    { run(b, benchFetch(b, 1)) }
@@ -91,10 +114,12 @@ func TestAllocationBudget(t *testing.T) {
 		fn     func()
 		budget float64
 	}{
-		{"produce, 1 partition", benchProduce(t, 1), 12},
-		{"produce, 10 partitions", benchProduce(t, 10), 12},
-		{"fetch, 1 partition", benchFetch(t, 1), 16},
-		{"fetch, 10 partitions", benchFetch(t, 10), 18},
+		{"decode, 1 partition", benchDecode(t, 1), 3},
+		{"decode, 10 partitions", benchDecode(t, 10), 3},
+		{"produce, 1 partition", benchProduce(t, 1), 10},
+		{"produce, 10 partitions", benchProduce(t, 10), 10},
+		{"fetch, 1 partition", benchFetch(t, 1), 13},
+		{"fetch, 10 partitions", benchFetch(t, 10), 13},
 	} {
 		if got := testing.AllocsPerRun(200, tc.fn); got > tc.budget {
 			t.Errorf("%s: %.0f allocations, budget %.0f", tc.name, got, tc.budget)

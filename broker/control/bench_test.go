@@ -72,7 +72,7 @@ func fence(tb testing.TB, img *Image, v *Volatile, n int) int {
 // TestCatalogAllocations: allocations of one partition's change of leader, from
 // the decision to the new image.
 func TestCatalogAllocations(t *testing.T) {
-	const n, budget = 1000, 12
+	const n, budget = 1000, 11
 	img, v := benchImage(t, n), NewVolatile(DefaultGrace)
 	if got := testing.AllocsPerRun(5, func() { fence(t, img, v, n) }) / n; got > budget {
 		t.Errorf("%.1f allocations a partition, budget %d", got, budget)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"math/rand/v2"
 	"path"
 	"slices"
@@ -445,12 +446,49 @@ func (f *diskFile) SyncData() error {
 		f.ino.unwrote = nil
 		return fmt.Errorf("sync: %w", syscall.EIO)
 	}
-	for _, e := range f.ino.unwrote {
-		if !f.d.astray(f.ino, e) {
-			f.ino.store(e.off, e.n)
+	f.d.writeOut(f.ino)
+	return nil
+}
+
+// writeOut brings what was written to an inode to stable storage.
+func (d *disk) writeOut(ino *inode) {
+	for _, e := range ino.unwrote {
+		if !d.astray(ino, e) {
+			ino.store(e.off, e.n)
 		}
 	}
-	f.ino.unwrote = nil
+	ino.unwrote = nil
+}
+
+// Whole implements segment.FS.
+func (d *disk) Whole(string) (segment.Whole, error) { return whole{d}, nil }
+
+type whole struct{ d *disk }
+
+func (whole) Close() error { return nil }
+
+// Sync writes every file and entry of the disk, the files in the order of their
+// names.
+func (w whole) Sync() error {
+	d := w.d
+	if err := d.call(); err != nil {
+		return err
+	}
+	if d.eio > 0 {
+		d.eio--
+		d.syncErrs++
+		for _, ino := range d.names {
+			ino.unwrote = nil
+		}
+		return fmt.Errorf("sync: %w", syscall.EIO)
+	}
+	for _, name := range slices.Sorted(maps.Keys(d.names)) {
+		d.writeOut(d.names[name])
+	}
+	for _, op := range d.pending {
+		apply(d.durable, op)
+	}
+	d.pending = nil
 	return nil
 }
 

@@ -169,7 +169,7 @@ func (n *node) open() (err error) {
 		IndexBytes: p.indexBytes, CacheBytes: 32 << 10, SyncParallelism: 1,
 		JournalGroup: p.journalGroup, JournalPerLog: max(1, p.journalGroup/8), JournalMax: 64 << 10,
 		JournalAge: 2 * time.Second, DeleteDelay: 3 * time.Second, VerifyPeriod: verifyPeriod, IdleClose: 3 * time.Second,
-		OnEvent: n.storageEvent, Salt: 1, JournalFile: p.journalFile,
+		OnEvent: n.storageEvent, Salt: 1, JournalFile: p.journalFile, WholeFrom: p.wholeFrom,
 	})
 	n.opening = false
 	if err != nil {

@@ -92,6 +92,7 @@ type params struct {
 	indexBytes               int64
 	journalGroup             int64
 	journalFile              int64
+	wholeFrom                int
 	snapshotEvery            uint64
 	fsync                    time.Duration // typical
 	latency                  time.Duration // typical, one way
@@ -171,6 +172,7 @@ func (w *world) draw() {
 		indexBytes:    int64(pick(256, 1024, 8192)),
 		journalGroup:  int64(pick(-1, 300, 4096, 1<<20)),
 		journalFile:   int64(pick(4096, 16<<10, 1<<20)),
+		wholeFrom:     pick(1, 3, 1<<20),
 		snapshotEvery: uint64(pick(30, 100, 4000)),
 		fsync:         time.Duration(pick(200, 2000, 8000)) * time.Microsecond,
 		latency:       time.Duration(pick(100, 1000, 5000)) * time.Microsecond,
