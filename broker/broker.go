@@ -311,7 +311,7 @@ func (b *Broker) run() error {
 	b.api = api.New(b, api.Options{})
 	b.background(func() { b.syncer.run(b.ctx) })
 	b.background(func() { b.applier.run(b.ctx) })
-	b.background(func() { every(b.ctx, tickEvery, b.host.Tick) })
+	b.background(func() { onDemand(b.ctx, tickEvery, b.host.Awake(), b.host.Tick) })
 	b.background(func() { every(b.ctx, maintainEvery, b.maintain) })
 	b.background(func() { every(b.ctx, scrubEvery, b.scrub) })
 	b.background(func() { b.repair.run(b.ctx) })

@@ -59,3 +59,24 @@ func every(ctx context.Context, period time.Duration, f func()) {
 		}
 	}
 }
+
+// onDemand calls f after each signal of wake, but not more often than once per
+// period, until ctx ends.
+func onDemand(ctx context.Context, period time.Duration, wake <-chan struct{}, f func()) {
+	t := time.NewTimer(0)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-wake:
+		}
+		t.Reset(period)
+		f()
+	}
+}

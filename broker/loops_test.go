@@ -175,3 +175,30 @@ func TestProducerIDsOfBadBlocks(t *testing.T) {
 		t.Errorf("id %d, %v", id, err)
 	}
 }
+
+func TestOnDemandRunsAfterEachWake(t *testing.T) {
+	wake, ran := make(chan struct{}, 1), make(chan struct{})
+	var calls atomic.Int64
+	running(t, func(ctx context.Context) {
+		onDemand(ctx, time.Millisecond, wake, func() {
+			if calls.Add(1) == 1 {
+				wake <- struct{}{} // there is more to do already
+			}
+			select {
+			case ran <- struct{}{}:
+			case <-ctx.Done():
+			}
+		})
+	})
+	if n := calls.Load(); n != 0 {
+		t.Fatalf("%d calls without a wake", n)
+	}
+	wake <- struct{}{}
+	<-ran
+	<-ran
+	wake <- struct{}{}
+	<-ran
+	if n := calls.Load(); n != 3 {
+		t.Fatalf("%d calls after three wakes", n)
+	}
+}

@@ -1,6 +1,7 @@
 package segment
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"hash/crc32"
@@ -211,6 +212,7 @@ func (l *Log) writable(n int64) (*segment, error) {
 	full := seg != nil && seg.size > 0 && (cfg.SegmentBytes > 0 && seg.size+n > cfg.SegmentBytes ||
 		cfg.SegmentMs > 0 && now-seg.created > cfg.SegmentMs)
 	loaded := seg != nil && seg.loaded
+	clean := seg == nil || !seg.leftovers || seg.size+n-seg.open.pos < l.s.opts.IndexBytes // no block fills up
 	l.mu.Unlock()
 	switch {
 	case seg == nil:
@@ -220,10 +222,40 @@ func (l *Log) writable(n int64) (*segment, error) {
 	case full && l.structure.TryLock():
 		defer l.structure.Unlock()
 		return l.roll(now)
-	case !loaded: // reopened: the index must be complete before it grows
+	case !clean:
+		if err := l.dropLeftovers(seg); err != nil {
+			return nil, err
+		}
+	}
+	if !loaded { // reopened: the index must be complete before it grows
 		return seg, l.load(seg)
 	}
 	return seg, nil
+}
+
+// dropLeftovers forgets the index blocks behind the open one before the first is
+// sealed since the segment was reopened. Recovery leaves it to this: to look, or a
+// range tombstone, for each of thousands of logs would make every start slow.
+// Holds write.
+func (l *Log) dropLeftovers(seg *segment) error {
+	l.mu.Lock()
+	lo, hi := blocksFrom(seg, seg.open.pos)
+	l.mu.Unlock()
+	var b KVBatch
+	err := l.s.catalog.Scan(lo, hi, func(k, _ []byte) bool {
+		b.Delete(bytes.Clone(k))
+		return true
+	})
+	if err == nil {
+		err = l.s.apply(&b, false)
+	}
+	if err != nil {
+		return fmt.Errorf("segment: index of %s: %w", l.s.segmentPath(l.tp, seg.id), err)
+	}
+	l.mu.Lock()
+	seg.leftovers = false
+	l.mu.Unlock()
+	return nil
 }
 
 // roll seals the active segment and starts a new one at the log end: the
@@ -294,10 +326,13 @@ func (l *Log) unrecordedSeal() *segment {
 // sealSegment ends a segment at its present size and records that, with its
 // last block. Holds mu.
 func (l *Log) sealSegment(b *KVBatch, seg *segment) {
+	if seg.leftovers {
+		b.DeleteRange(blocksFrom(seg, seg.open.pos))
+	}
 	p := l.s.progressOf(seg)
 	p.seal()
 	p.publish(seg)
-	seg.sealed = true
+	seg.sealed, seg.leftovers = true, false
 	l.recordBlocks(b, seg)
 	b.Set(logKey(l.tp, kindSegment, seg.ordinal), seg.record().encode())
 }

@@ -70,6 +70,9 @@ func (seg *segment) isVerified(i int) bool {
 // load reads the segment's index from the catalog, once.
 func (l *Log) load(seg *segment) error {
 	l.mu.Lock()
+	if seg.open.pos == 0 { // not one block is sealed: what the catalog has are leftovers
+		seg.loaded = true
+	}
 	done := seg.loaded
 	l.mu.Unlock()
 	if done {
@@ -99,6 +102,7 @@ func (l *Log) load(seg *segment) error {
 	// Blocks past the recovered end are leftovers of a crash.
 	n := sort.Search(len(blocks), func(i int) bool { return blocks[i].end > seg.open.pos })
 	seg.blocks, seg.recorded, seg.loaded, seg.verified = blocks[:n:n], n, true, nil
+	seg.leftovers = seg.leftovers && n < len(blocks)
 	return nil
 }
 

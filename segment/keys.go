@@ -73,6 +73,11 @@ func blockKey(tp model.TopicPartition, ordinal uint64, pos int64) []byte {
 	return spaceKey(spaceBlock, tp, ordinal, uint64(pos))
 }
 
+// blocksFrom is the range of a segment's index blocks at and above a position.
+func blocksFrom(seg *segment, pos int64) (lo, hi []byte) {
+	return blockKey(seg.tp, seg.ordinal, pos), prefixEnd(spaceKey(spaceBlock, seg.tp, seg.ordinal))
+}
+
 func tombstoneKey(id uint64) []byte {
 	return binary.BigEndian.AppendUint64([]byte{spaceTombstone}, id)
 }

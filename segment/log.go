@@ -36,6 +36,7 @@ type segment struct {
 	blocks    []block   // sealed index blocks, if loaded
 	loaded    bool      // blocks is complete
 	recorded  int       // blocks[:recorded] are in the catalog
+	leftovers bool      // the catalog may also have blocks behind open: of bytes that a crash took
 	open      openBlock // the block behind the last of blocks
 	verified  []uint64  // bitmap over blocks: checked, or written by this process lately
 	unsure    bool      // the open block has bytes that were neither checked nor written by this process lately
@@ -73,6 +74,7 @@ type Log struct {
 	unsaved []epochEntry // of epochs: not yet in the catalog
 	hw      int64
 	hwSaved int64
+	hwMoved bool     // in Store.moved
 	bound   int64    // retention stays below it; -1: the high watermark
 	damaged []damage // ranges that are not served
 	suspect Suspicion
@@ -150,8 +152,22 @@ func (l *Log) HighWatermark() int64 { l.mu.Lock(); defer l.mu.Unlock(); return l
 // truncation. Maintain saves it.
 func (l *Log) SetHighWatermark(hw int64) {
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.hw = max(l.hw, min(hw, l.end))
+	first := l.raiseHW(min(hw, l.end))
+	l.mu.Unlock()
+	if first {
+		l.s.noteMoved(l)
+	}
+}
+
+// raiseHW moves the high watermark up and reports whether the caller must let
+// the next checkpoint know, by noteMoved. Holds mu.
+func (l *Log) raiseHW(hw int64) (first bool) {
+	if hw <= l.hw {
+		return false
+	}
+	l.hw = hw
+	first, l.hwMoved = !l.hwMoved, true
+	return first
 }
 
 // SetRetentionBound limits retention to offsets below bound as well as below

@@ -2,13 +2,15 @@ package segment
 
 import (
 	"errors"
+	"slices"
 	"time"
 )
 
 // Maintain does what can wait: the lazy sync of journalled segments and the
 // retirement of the journal, marks of direct groups, high-watermark
 // checkpoints, retention, the deletion of dropped files, and giving back idle
-// files and indexes. Call it about once a second with the wall time.
+// files and indexes. Call it about once a second with the wall time: with many
+// logs each of them has its turn at retention within a minute then.
 func (s *Store) Maintain(now time.Time) error {
 	if err := s.Poisoned(); err != nil {
 		return err
@@ -19,8 +21,9 @@ func (s *Store) Maintain(now time.Time) error {
 	} else {
 		errs = append(errs, s.flushMarks())
 	}
-	errs = append(errs, s.saveHighWatermarks(false), s.retain(now), s.reap(now))
-	s.forgetIdle()
+	logs := s.turn()
+	errs = append(errs, s.saveHighWatermarks(false), s.retain(logs, now), s.reap(now))
+	s.forgetIdle(logs)
 	return errors.Join(errs...)
 }
 
@@ -46,11 +49,24 @@ func (s *Store) flushMarks() error {
 	return s.apply(&b, true)
 }
 
+// noteMoved has the next checkpoint save the log's high watermark.
+func (s *Store) noteMoved(l *Log) {
+	s.mu.Lock()
+	s.moved = append(s.moved, l)
+	s.mu.Unlock()
+}
+
 // saveHighWatermarks checkpoints the high watermarks that moved.
 func (s *Store) saveHighWatermarks(sync bool) error {
+	s.mu.Lock()
+	moved := s.moved
+	s.moved = nil
+	s.mu.Unlock()
+	slices.SortFunc(moved, func(a, b *Log) int { return compareTP(a.tp, b.tp) })
 	var b KVBatch
-	for _, l := range s.sortedLogs() {
+	for _, l := range moved {
 		l.mu.Lock()
+		l.hwMoved = false
 		if l.hw != l.hwSaved && !l.closed {
 			b.Set(logKey(l.tp, kindHW), numberValue(l.hw))
 			l.hwSaved = l.hw
@@ -60,10 +76,36 @@ func (s *Store) saveHighWatermarks(sync bool) error {
 	return s.apply(&b, sync)
 }
 
-// retain applies retention by time and size to every log.
-func (s *Store) retain(now time.Time) error {
+// Logs that one call of Maintain looks at for what only time brings about:
+// retention, indexes that nobody uses. All of them up to roundLogs, or so many
+// that a round over all takes roundCalls: a walk over ten thousand logs would be
+// most of what an idle broker costs.
+const (
+	roundLogs  = 256
+	roundCalls = 60
+)
+
+// turn returns the logs whose turn it is.
+func (s *Store) turn() []*Log {
+	logs := s.sortedLogs()
+	n := max(roundLogs, (len(logs)+roundCalls-1)/roundCalls)
+	if n >= len(logs) {
+		return logs
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.round >= len(logs) {
+		s.round = 0
+	}
+	from := s.round
+	s.round = min(from+n, len(logs))
+	return logs[from:s.round]
+}
+
+// retain applies retention by time and size.
+func (s *Store) retain(logs []*Log, now time.Time) error {
 	var errs []error
-	for _, l := range s.sortedLogs() {
+	for _, l := range logs {
 		if l.expired(now.UnixMilli()) {
 			errs = append(errs, l.sealActive())
 		}
@@ -154,7 +196,7 @@ func (seg *segment) newest() int64 {
 
 // forgetIdle closes files and drops indexes that were not used lately, and
 // lets every block be verified again once per period of residency.
-func (s *Store) forgetIdle() {
+func (s *Store) forgetIdle(logs []*Log) {
 	now := s.clock.Elapsed()
 	if now > s.opts.IdleClose {
 		s.files.closeIdle(now - s.opts.IdleClose)
@@ -165,7 +207,10 @@ func (s *Store) forgetIdle() {
 		s.lastVerify = now
 	}
 	s.mu.Unlock()
-	for _, l := range s.sortedLogs() {
+	if again {
+		logs = s.sortedLogs()
+	}
+	for _, l := range logs {
 		l.mu.Lock()
 		for _, seg := range l.segs {
 			if again {

@@ -47,7 +47,7 @@ func (r *recovery) recoverLog(f *found) error {
 		if err != nil {
 			return err
 		}
-		seg.unsure = seg.open.pos < seg.size
+		seg.unsure, seg.leftovers = seg.open.pos < seg.size, !seg.sealed
 		l.end = max(l.end, seg.next)
 		if torn {
 			r.cutTail(l, i+1)
@@ -185,7 +185,6 @@ func (r *recovery) recoverTail(seg *segment, l *Log, entries []journalEntry, siz
 	if err := r.scanTail(l, seg, file, limit); err != nil {
 		return false, err
 	}
-	r.batch.DeleteRange(blockKey(seg.tp, seg.ordinal, seg.open.pos), prefixEnd(spaceKey(spaceBlock, seg.tp, seg.ordinal)))
 	if err := rewrite(file, from, seg.size); err != nil {
 		return false, fmt.Errorf("rewrite recovered tail: %w", err)
 	}
@@ -254,6 +253,7 @@ func (r *recovery) scanTail(l *Log, seg *segment, file File, limit int64) error 
 
 // seal ends a segment where it is.
 func (r *recovery) seal(seg *segment) {
+	r.batch.DeleteRange(blocksFrom(seg, seg.open.pos))
 	p := r.s.progressOf(seg)
 	p.seal()
 	for i := range p.sealed {

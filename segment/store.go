@@ -133,6 +133,8 @@ type Store struct {
 	emptied    []model.TopicPartition // deleted logs without a file: their directories may be left
 	scrubNext  scrubCursor
 	lastVerify time.Duration // when verified blocks were last forgotten
+	moved      []*Log        // whose high watermark is to be saved
+	round      int           // index in sorted of the next log whose turn it is
 }
 
 // Open opens a data directory, recovers its logs and returns once everything

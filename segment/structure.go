@@ -201,7 +201,7 @@ func (l *Log) commitCut(b *KVBatch, c cut) (tombs []tombstone) {
 	if c.trim {
 		seg := l.segs[c.keep-1]
 		l.recordBlocks(b, seg)
-		b.DeleteRange(blockKey(l.tp, seg.ordinal, c.from), prefixEnd(spaceKey(spaceBlock, l.tp, seg.ordinal)))
+		b.DeleteRange(blocksFrom(seg, c.from))
 		for i := range c.last.sealed {
 			blk := &c.last.sealed[i]
 			b.Set(blockKey(l.tp, seg.ordinal, blk.pos), blk.encode())
@@ -346,10 +346,14 @@ func (l *Log) advanceLocked(offset int64) error {
 	}
 	l.segs = slices.Clone(l.segs[n:]) // appends may have added to the end
 	l.start = offset
-	l.durable, l.hw = max(l.durable, offset), max(l.hw, offset)
+	l.durable = max(l.durable, offset)
+	first := l.raiseHW(offset)
 	l.forgetEpochs(&b, offset)
 	l.cutDamage(&b, func(d damage) bool { return d.offsets.To <= offset })
 	l.mu.Unlock()
+	if first {
+		l.s.noteMoved(l)
+	}
 	l.s.files.releaseAll(drop)
 	l.s.bury(tombs)
 	return l.s.apply(&b, false)

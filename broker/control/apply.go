@@ -253,6 +253,9 @@ func (b *builder) partitionCreated(r *PartitionCreated) error {
 	}
 	t.Partitions = append(t.Partitions, &Partition{Replicas: r.Replicas, Directories: r.Directories, ISR: r.ISR,
 		Leader: r.Leader, LeaderIncarnation: r.LeaderIncarnation})
+	if len(t.Partitions) == 1 || len(r.Replicas) < t.leastFactor {
+		t.leastFactor = len(r.Replicas) // a partition's replicas never change in number
+	}
 	return nil
 }
 

@@ -276,6 +276,12 @@ func (c *Core) Tick(now time.Duration) {
 	}
 }
 
+// Calm reports whether a tick may come a little late, together with the next: the
+// quorum has a leader, and no election is wanted here.
+func (c *Core) Calm() bool {
+	return c.campaignIn == 0 && len(c.snaps) == 0 && c.rn.BasicStatus().Lead != raft.None
+}
+
 func (c *Core) isLeader() bool { return c.rn.BasicStatus().RaftState == raft.StateLeader }
 
 // Campaign starts an election with this member as candidate (by pre-vote).

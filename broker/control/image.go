@@ -57,6 +57,10 @@ type Topic struct {
 	Config      map[string]string // what was set; defaults are not stored
 	ConfigIndex uint64            // metadata index of the last change of Config
 	Partitions  []*Partition      // by partition number
+
+	// leastFactor is the least replication factor of a partition, which decisions
+	// and settings ask for once a partition. Derived; 0 where it is not kept.
+	leastFactor int
 }
 
 // Partition is a partition's committed state. ISR and ELR are disjoint subsets

@@ -84,6 +84,9 @@ func (t *Topic) ReplicationFactor() int {
 // minReplicationFactor is the least factor over the partitions, which bounds
 // the sizes.
 func (t *Topic) minReplicationFactor() int {
+	if t.leastFactor > 0 {
+		return t.leastFactor
+	}
 	rf := t.ReplicationFactor()
 	for _, p := range t.Partitions {
 		rf = min(rf, len(p.Replicas))

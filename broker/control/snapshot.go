@@ -124,6 +124,9 @@ func codeTopic(c *coder, t *Topic) {
 		}
 		codePartition(c, *p)
 	})
+	if c.reading {
+		t.leastFactor = t.minReplicationFactor()
+	}
 }
 
 func codePartition(c *coder, p *Partition) {

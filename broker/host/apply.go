@@ -53,14 +53,14 @@ func (h *Host) ApplyUpdate(u control.Update) error {
 
 func (h *Host) createMissing(u control.Update, moved []model.BrokerID) error {
 	var specs []segment.CreateSpec
-	topics := map[model.TopicID]*control.Topic{}
+	topics := map[model.TopicID]newTopic{}
 	for _, id := range u.Topics {
 		t := u.Next.Topics[id]
 		if t == nil {
 			continue
 		}
-		topics[id] = t
 		cfg := control.EffectiveTopicConfig(u.Next, t)
+		topics[id] = newTopic{t.Name, topicConfig(cfg)}
 		for _, p := range h.affected(t, cfg.ConfigIndex, moved) {
 			tp := model.TopicPartition{Topic: id, Partition: p}
 			if h.Replica(tp) == nil {
@@ -76,21 +76,28 @@ func (h *Host) createMissing(u control.Update, moved []model.BrokerID) error {
 		return fmt.Errorf("create logs: %w", err)
 	}
 	for i, l := range logs {
-		if err := h.add(l, u.Next, topics[specs[i].TP.Topic]); err != nil {
+		if err := h.add(l, topics[specs[i].TP.Topic]); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
+// newTopic is what replicas of a topic are made with: worked out once a topic,
+// which may have thousands of them.
+type newTopic struct {
+	name   string
+	config partition.TopicConfig
+}
+
 // add makes a replica for a log.
-func (h *Host) add(l *segment.Log, img *control.Image, t *control.Topic) error {
+func (h *Host) add(l *segment.Log, t newTopic) error {
 	r, err := partition.New(partition.Config{
 		Self: h.o.Self, Incarnation: h.Incarnation(), Log: partition.Segment(l), Clock: h.o.Clock,
-		Contacts: h.o.Contacts, Fetches: h.o.Fetches, Topic: topicConfig(control.EffectiveTopicConfig(img, t)),
+		Contacts: h.o.Contacts, Fetches: h.o.Fetches, Topic: t.config,
 	})
 	if err != nil {
-		return fmt.Errorf("replica %s of topic %q: %w", l.TP(), t.Name, err)
+		return fmt.Errorf("replica %s of topic %q: %w", l.TP(), t.name, err)
 	}
 	m := &member{Replica: r}
 	m.following.Store(int32(model.NoBroker))
@@ -294,6 +301,10 @@ func (h *Host) Recover(img *control.Image) error {
 	defer h.applyMu.Unlock()
 	var gone []model.TopicPartition
 	defer h.image.Store(img)
+	topics := map[model.TopicID]newTopic{}
+	for _, t := range img.Topics {
+		topics[t.ID] = newTopic{t.Name, topicConfig(control.EffectiveTopicConfig(img, t))}
+	}
 	for _, tp := range h.o.Store.Refs() {
 		if _, dead := img.Deleted[tp.Topic]; dead {
 			gone = append(gone, tp)
@@ -303,7 +314,7 @@ func (h *Host) Recover(img *control.Image) error {
 		if t == nil || int(tp.Partition) >= len(t.Partitions) || !slices.Contains(t.Partitions[tp.Partition].Replicas, h.o.Self) {
 			continue
 		}
-		if err := h.add(h.o.Store.Log(tp), img, t); err != nil {
+		if err := h.add(h.o.Store.Log(tp), topics[t.ID]); err != nil {
 			return err
 		}
 	}

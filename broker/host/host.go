@@ -70,6 +70,7 @@ type Host struct {
 	activeMu sync.Mutex // guards active
 	// active are replicas to tick: cost is per active partition.
 	active []*member
+	awake  chan struct{} // has one when active is not empty any more
 
 	effects sync.Pool
 }
@@ -90,7 +91,7 @@ type member struct {
 
 // New returns an empty host.
 func New(o Options) *Host {
-	h := &Host{o: o, handed: map[model.TopicID]handed{}, replicas: map[model.TopicPartition]*member{}}
+	h := &Host{o: o, handed: map[model.TopicID]handed{}, replicas: map[model.TopicPartition]*member{}, awake: make(chan struct{}, 1)}
 	h.effects.New = func() any { return new(partition.Effects) }
 	if h.o.LeaseValid == nil {
 		h.o.LeaseValid = func() bool { return true }
@@ -222,9 +223,20 @@ func (h *Host) activate(m *member) {
 		return
 	}
 	h.activeMu.Lock()
+	first := len(h.active) == 0
 	h.active = append(h.active, m)
 	h.activeMu.Unlock()
+	if first {
+		select {
+		case h.awake <- struct{}{}:
+		default:
+		}
+	}
 }
+
+// Awake receives when there is something to Tick again. Whoever ticks only then,
+// at a steady pace, misses nothing.
+func (h *Host) Awake() <-chan struct{} { return h.awake }
 
 // Append appends as the leader and carries out the effects; the outcome comes
 // through req.Done.

@@ -298,3 +298,38 @@ func TestViewCostsNoAllocation(t *testing.T) {
 		t.Fatalf("%v allocations a lookup", n)
 	}
 }
+
+// TestAwake: ticking only after Awake misses nothing, and what is idle wakes
+// nobody.
+func TestAwake(t *testing.T) {
+	r := newRig(t)
+	r.recover(r.image())
+	awake := func() bool {
+		select {
+		case <-r.h.Awake():
+			return true
+		default:
+			return false
+		}
+	}
+	if awake() {
+		t.Fatal("awake without a replica")
+	}
+	r.apply(r.image(part(1, 1, 1, 2))) // broker 2 is in sync and follows nobody yet
+	if !awake() {
+		t.Fatal("not awake after new metadata")
+	}
+	r.append(r.h.Replica(tp0))
+	r.h.Tick()
+	if !awake() {
+		t.Fatal("a follower is behind, and nobody is to tick again")
+	}
+	r.apply(r.image(part(2, 2, 1, 2)))
+	for range 3 {
+		r.h.Tick()
+		awake()
+	}
+	if r.h.Tick(); awake() {
+		t.Fatal("an idle follower asks for ticks")
+	}
+}

@@ -106,8 +106,13 @@ func Start(o Options) (*Members, error) {
 	}
 	// memberlist calls back before Create returns; the queue must be there.
 	m.hints = &memberlist.TransmitLimitedQueue{NumNodes: m.size, RetransmitMult: c.RetransmitMult}
-	if m.list, err = memberlist.Create(c); err != nil {
+	t, err := listen(c.BindAddr, c.BindPort)
+	if err != nil {
 		return nil, fmt.Errorf("gossip on %s: %w", o.Bind, err)
+	}
+	c.Transport = t
+	if m.list, err = memberlist.Create(c); err != nil {
+		return nil, errors.Join(fmt.Errorf("gossip on %s: %w", o.Bind, err), t.Shutdown())
 	}
 	m.wg.Go(m.dispatch)
 	m.wg.Go(m.keepJoined)
@@ -131,7 +136,7 @@ func (m *Members) config() (*memberlist.Config, error) {
 		}
 	}
 	c.ProbeInterval, c.ProbeTimeout = 300*time.Millisecond, 200*time.Millisecond
-	c.GossipInterval, c.TCPTimeout = 100*time.Millisecond, time.Second
+	c.GossipInterval, c.TCPTimeout = 200*time.Millisecond, time.Second
 	c.AwarenessMaxMultiplier = 4
 	c.PushPullInterval, c.GossipToTheDeadTime = 15*time.Second, 10*time.Second
 	c.EnableCompression = false // messages are small; nothing hostile to inflate
