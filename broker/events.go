@@ -139,7 +139,7 @@ func (b *Broker) storageEvent(e segment.Event) {
 	case segment.EventQuarantined:
 		b.tell(event.Quarantined{File: e.File, Reason: "the catalog does not list it"})
 	default:
-		b.tell(event.StorageNotice{Kind: e.Kind.String(), File: e.File, Err: e.Err, Severe: e.Kind == segment.EventIOError})
+		b.tell(event.StorageNotice{Kind: e.Kind.String(), File: e.File, Err: e.Err, Severe: e.Kind == segment.EventIOError || e.Kind == segment.EventJournal})
 	}
 }
 

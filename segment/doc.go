@@ -4,6 +4,7 @@
 // # Layout
 //
 //	<dir>/catalog/                                      one Pebble database
+//	<dir>/journal/<id>.journal                          commit groups of few bytes
 //	<dir>/segments/<topic id>/<partition>/<id>.log      batches back to back
 //	<dir>/quarantine/                                   files that nothing lists
 //
@@ -18,17 +19,17 @@
 // Append writes to the page cache at once; reads never look elsewhere. Commit
 // makes everything appended before it durable, for all logs together:
 //
-//   - a small group goes, as bytes, into the catalog's journal with one sync;
-//     its segments are synced lazily (Maintain), and the journal retired in the
-//     very batch that says so;
+//   - a small group goes, as bytes, into the journal with one sync; its segments
+//     are synced lazily (Maintain), and the group retired in the very batch of
+//     the catalog that says so; a journal file is used again after that;
 //   - a large group is synced in its segment files, several at a time, while
 //     one catalog batch makes the durable marks of the group before durable.
 //
 // A mark says: up to this position of this segment, bytes are on stable storage
 // in the file. It never lags the last acknowledged byte by more than the group
 // in flight. A segment is listed in the catalog before its file exists; the
-// synced batch of the commit that acknowledges its first byte follows in the
-// same write-ahead log, so that an acknowledged byte is always in a listed file.
+// commit that acknowledges its first byte syncs the catalog, so that an
+// acknowledged byte is always in a listed file.
 //
 // # Recovery
 //

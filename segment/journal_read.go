@@ -183,6 +183,7 @@ func (r *recovery) takeJournal(records []journalRecord) {
 	for i := range records {
 		if rec := &records[i]; !rec.whole && rec.seq == next {
 			e.File, e.Pos = rec.file, rec.pos
+			e.Err = fmt.Errorf("group %d at byte %d is damaged, the newest is %d", next, rec.pos, newest)
 		}
 	}
 	for _, file := range r.lost {

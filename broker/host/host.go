@@ -227,10 +227,7 @@ func (h *Host) activate(m *member) {
 	h.active = append(h.active, m)
 	h.activeMu.Unlock()
 	if first {
-		select {
-		case h.awake <- struct{}{}:
-		default:
-		}
+		h.wake()
 	}
 }
 
@@ -305,14 +302,37 @@ func (h *Host) Persisted(done []segment.Committed) {
 	}
 }
 
+// maxTicks bounds the replicas that one Tick looks at. Where more are active
+// they take turns: with 10,000, each has its turn a few times a second.
+const maxTicks = 2000
+
+// due takes the replicas that have waited longest for a tick.
+func (h *Host) due() []*member {
+	h.activeMu.Lock()
+	n := min(len(h.active), maxTicks)
+	due := h.active[:n:n]
+	h.active = h.active[n:]
+	more := len(h.active) > 0
+	h.activeMu.Unlock()
+	if more {
+		h.wake()
+	}
+	return due
+}
+
+// wake signals Awake.
+func (h *Host) wake() {
+	select {
+	case h.awake <- struct{}{}:
+	default:
+	}
+}
+
 // Tick lets active replicas judge lag and expire what is due. Idle ones cost
 // nothing.
 func (h *Host) Tick() {
 	now := h.o.Clock.Elapsed()
-	h.activeMu.Lock()
-	due := h.active
-	h.active = nil
-	h.activeMu.Unlock()
+	due := h.due()
 	sortMembers(due)
 	b := holds.Get().(*hold)
 	defer holds.Put(b)

@@ -333,3 +333,38 @@ func TestAwake(t *testing.T) {
 		t.Fatal("an idle follower asks for ticks")
 	}
 }
+
+// TestTicksTakeTurns: no Tick looks at more than maxTicks replicas, those that
+// it leaves come next, and Awake says that they are there.
+func TestTicksTakeTurns(t *testing.T) {
+	const n = 2*maxTicks + 7
+	r := newRig(t)
+	parts := make([]*control.Partition, n)
+	for i := range parts {
+		parts[i] = part(1, 1, 1) // alone, so that one tick is enough
+	}
+	r.apply(r.image(parts...))
+	waiting := func() (left int) {
+		for _, m := range r.h.members() {
+			if m.active.Load() {
+				left++
+			}
+		}
+		return left
+	}
+	if got := waiting(); got != n {
+		t.Fatalf("%d of %d replicas wait for their first tick", got, n)
+	}
+	for round, left := 1, n; left > 0; round++ {
+		select {
+		case <-r.h.Awake():
+		default:
+			t.Fatalf("nothing to tick in round %d, %d replicas wait", round, left)
+		}
+		r.h.Tick()
+		left = max(0, left-maxTicks)
+		if got := waiting(); got != left {
+			t.Fatalf("%d replicas wait after round %d, want %d", got, round, left)
+		}
+	}
+}

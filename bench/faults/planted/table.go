@@ -47,6 +47,10 @@ var Bugs = []Bug{
 	{"nodirsync", "directories are not synced", []Way{
 		{Sweep, "./segment TestCrashSweep", "a crash before the 88th call loses acknowledged records", "57 s"},
 	}, false},
+	{"journalreuse", "a journal file is written over while its groups are needed", []Way{
+		{Sweep, "./segment TestErrorSweep", "acknowledged records are lost after a failed sync", "6 s"},
+		{Sim, "", "I6 who joins the in-sync set has caught up", "4 s, 6,129 events"},
+	}, false},
 	{"pagecacheend", "a follower reports what it has written, not what is durable", []Way{
 		{Sim, "", "I6 who joins the in-sync set has caught up", "51 s, 4,152 events"},
 		{Process, "cutwipe", "A1, A10, B1", "118 s"},
