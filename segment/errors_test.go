@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -91,11 +92,14 @@ func TestCatalogFailure(t *testing.T) {
 	for k := 0; ; k++ {
 		fs := vfs.NewCrashableMem()
 		model := NewModelCatalog()
+		var mu sync.Mutex // a commit writes to the catalog on two goroutines
 		calls, hit := 0, false
 		model.Fail = func(call string) error {
 			if call != "apply" && call != "sync" {
 				return nil
 			}
+			mu.Lock()
+			defer mu.Unlock()
 			calls++
 			if hit = hit || calls-1 == k; hit {
 				return errInjected
