@@ -36,7 +36,7 @@ func (s *Store) journalDue() bool {
 		return false
 	}
 	age := s.clock.Elapsed() - oldest
-	return age >= s.opts.JournalAge || s.stats.journalWaiting.Load() >= s.opts.JournalMax/2
+	return age >= s.opts.JournalAge || s.stats.journalWaiting.Load() >= s.opts.JournalMax/8
 }
 
 // flushMarks makes the marks of the last direct group durable when no other

@@ -47,7 +47,7 @@ type Options struct {
 	MaxOpenFiles    int           // idle files kept open [512]
 	JournalGroup    int64         // a commit group up to this size is journalled whole [256 KiB]
 	JournalPerLog   int64         // a log's part up to this size is journalled in any group [16 KiB]
-	JournalMax      int64         // bytes in the journal from which groups go to the files [64 MiB]
+	JournalMax      int64         // bytes in the journal from which groups go to the files; a lazy sync is due at an eighth [256 MiB]
 	JournalFile     int64         // size of a journal file, unless one group is larger [8 MiB]
 	JournalAge      time.Duration // longest wait for the lazy sync of journalled segments [5 s]
 	WholeFrom       int           // files of a lazy sync from which the whole file system is synced instead [64]
@@ -87,7 +87,7 @@ func (o *Options) setDefaults() {
 	orDefault(&o.MaxOpenFiles, 512)
 	orDefault(&o.JournalGroup, 256<<10)
 	orDefault(&o.JournalPerLog, 16<<10)
-	orDefault(&o.JournalMax, 64<<20)
+	orDefault(&o.JournalMax, 256<<20)
 	orDefault(&o.JournalFile, 8<<20)
 	orDefault(&o.JournalAge, 5*time.Second)
 	orDefault(&o.WholeFrom, 64)
