@@ -1,6 +1,7 @@
 package segment
 
 import (
+	"cmp"
 	"fmt"
 	"sync"
 
@@ -244,8 +245,9 @@ func (s *Store) writeJournal(g *commitGroup) error {
 	return nil
 }
 
-// maxRecordKept is the largest buffer that waits for the next group.
-const maxRecordKept = 1 << 20
+// maxRecordKept is the largest buffer that waits for the next group: with ten
+// thousand busy partitions groups are of a MiB or two.
+const maxRecordKept = 4 << 20
 
 // sideBySide runs the steps at once, the last one on this goroutine, and
 // returns the first error in their order.
@@ -268,12 +270,7 @@ func (s *Store) sideBySide(steps ...func() error) error {
 		}
 	}
 	wg.Wait()
-	for _, err := range errs {
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+	return cmp.Or(errs...)
 }
 
 // unsynced appends the log's segments that have bytes only in the page cache.

@@ -85,22 +85,19 @@ func (d *dirEntries) sync(segs []*segment) error {
 			}
 		}
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for _, dir := range unsynced[partition] {
-		d.durable[dir], d.durable[path.Dir(dir)] = true, true
-	}
-	for _, seg := range segs {
-		seg.entry.Store(true)
-	}
+	d.synced(segs)
 	return nil
 }
 
-// synced notes that the directory entries of the segments' files are durable.
+// synced notes that the directory entries of the segments' files are durable. The
+// directory of a deleted log may be gone by now, and made anew for another.
 func (d *dirEntries) synced(segs []*segment) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, seg := range segs {
+		if seg.dead.Load() {
+			continue
+		}
 		dir := d.s.partitionDir(seg.tp)
 		d.durable[dir], d.durable[path.Dir(dir)] = true, true
 		seg.entry.Store(true)

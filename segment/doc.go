@@ -54,7 +54,7 @@
 //
 // # Locks
 //
-// Log.write, then Log.structure, then Store.commitMu, then Store.mu, then
+// Store.flushing, then Log.write, then Log.structure, then Store.commitMu, then Store.mu, then
 // Log.mu; handles.mu and tailCache.mu are leaves. Log.mu and Store.mu are held
 // for moments and never over I/O.
 package segment

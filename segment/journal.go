@@ -84,7 +84,9 @@ func (s *Store) flushJournal() error {
 	if err := s.Poisoned(); err != nil {
 		return err
 	}
-	s.commitMu.Lock() // no group is between its entries and the waiting list
+	s.flushing.Lock()
+	defer s.flushing.Unlock()
+	s.commitMu.Lock() // no group is between its record and the waiting list
 	s.mu.Lock()
 	seq, logs := s.journal.seq, s.waiting.list
 	s.waiting = waitingLogs{}
@@ -102,12 +104,23 @@ func (s *Store) flushJournal() error {
 	defer s.commitMu.Unlock()
 	var b KVBatch
 	s.takeMarks(&b, lazy)
-	s.journal.retire(&b, seq)
-	if err := s.apply(&b, true); err != nil {
+	if err := s.retireJournal(&b, seq); err != nil {
+		return err
+	}
+	s.stats.journalWaiting.Add(-retired)
+	return nil
+}
+
+// retireJournal applies the batch that makes the journal's groups up to seq
+// dispensable and says so. Their files may be used again then. Holds commitMu.
+func (s *Store) retireJournal(b *KVBatch, seq uint64) error {
+	if seq > s.journal.retired {
+		b.Set(counterRetired, numberValue(int64(seq)))
+	}
+	if err := s.apply(b, true); err != nil {
 		return err
 	}
 	s.journal.retired = max(s.journal.retired, seq)
-	s.stats.journalWaiting.Add(-retired)
 	return nil
 }
 

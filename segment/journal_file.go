@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
-	"io/fs"
 	"path"
 	"slices"
 
@@ -135,28 +134,27 @@ func (j *journalFiles) place(n int64) error {
 func (j *journalFiles) create() error {
 	id := uint64(len(j.files) + 1)
 	f, err := j.s.fs.Create(j.path(id))
-	if errors.Is(err, fs.ErrExist) { // made before a crash, and not listed yet
-		f, err = j.s.fs.Open(j.path(id))
-	}
 	if err != nil {
 		return fmt.Errorf("segment: create %s: %w", j.path(id), err)
 	}
 	file := &journalFile{id: id, f: f}
 	j.files, j.cur = append(j.files, file), file
-	if err := j.s.fs.SyncDir(path.Join(j.s.dir, journalDir)); err != nil {
-		return fmt.Errorf("segment: sync directory of %s: %w", j.path(id), err)
-	}
 	var b KVBatch
-	b.Set(counterJournals, numberValue(int64(id)))
+	if err := j.list(&b); err != nil {
+		return err
+	}
 	return j.s.apply(&b, true)
 }
 
-// retire adds to a batch that groups up to seq are not needed any more. Once the
-// batch is durable, retired tells so.
-func (j *journalFiles) retire(b *KVBatch, seq uint64) {
-	if seq > j.retired {
-		b.Set(counterRetired, numberValue(int64(seq)))
+// list makes the entries of the files durable and adds to a batch that they
+// exist.
+func (j *journalFiles) list(b *KVBatch) error {
+	dir := path.Join(j.s.dir, journalDir)
+	if err := j.s.fs.SyncDir(dir); err != nil {
+		return fmt.Errorf("segment: sync directory %s: %w", dir, err)
 	}
+	b.Set(counterJournals, numberValue(int64(len(j.files))))
+	return nil
 }
 
 func (j *journalFiles) close() error {

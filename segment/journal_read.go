@@ -28,7 +28,11 @@ func (r *recovery) readJournals() error {
 	if err != nil {
 		return err
 	}
-	names, err := r.s.fs.List(path.Join(r.s.dir, journalDir))
+	dir := path.Join(r.s.dir, journalDir)
+	if err := mkdirSynced(r.s.fs, dir); err != nil { // format 1 had none; and a crash may have left its entry unsynced
+		return fmt.Errorf("create %s: %w", dir, err)
+	}
+	names, err := r.s.fs.List(dir)
 	if err != nil {
 		return fmt.Errorf("list the journal: %w", err)
 	}
@@ -48,6 +52,13 @@ func (r *recovery) readJournals() error {
 			break // the ids have no holes
 		}
 		j.files = append(j.files, file)
+	}
+	if uint64(len(j.files)) > listed {
+		// Made before a crash that came before the catalog knew of it: it may be
+		// gone after the next one, and would not be missed.
+		if err := j.list(&r.batch); err != nil {
+			return err
+		}
 	}
 	slices.SortStableFunc(records, func(a, b journalRecord) int { return cmp.Compare(a.seq, b.seq) })
 	r.takeJournal(records)
@@ -175,7 +186,11 @@ func (r *recovery) takeJournal(records []journalRecord) {
 		}
 	}
 	j.seq = next - 1
-	if newest <= next && len(r.lost) == 0 { // at most the group in flight
+	for _, file := range r.lost {
+		r.suspectAll = true
+		r.s.event(Event{Kind: EventJournal, File: j.path(file.id), Err: errors.New("the file is gone")})
+	}
+	if newest <= next { // at most the group in flight is missing
 		return
 	}
 	j.seq, r.suspectAll = newest, true
@@ -186,15 +201,11 @@ func (r *recovery) takeJournal(records []journalRecord) {
 			e.Err = fmt.Errorf("group %d at byte %d is damaged, the newest is %d", next, rec.pos, newest)
 		}
 	}
-	for _, file := range r.lost {
-		e.File, e.Err = j.path(file.id), errors.New("the file is gone")
-	}
 	r.s.event(e)
 }
 
 // replaceLost makes the files anew that were gone, now that their loss is on
-// record, and retires all groups up to seq: what they held has been committed
-// again.
+// record.
 func (r *recovery) replaceLost() error {
 	j := &r.s.journal
 	for _, file := range r.lost {
@@ -212,17 +223,13 @@ func (r *recovery) replaceLost() error {
 
 // retireJournal drops the groups that were recovered, up to seq: what they held
 // has been committed again.
-func (s *Store) retireJournal(seq uint64, old bool) error {
+func (r *recovery) retireJournal(seq uint64) error {
+	s := r.s
 	s.commitMu.Lock()
 	defer s.commitMu.Unlock()
 	var b KVBatch
-	s.journal.retire(&b, seq)
-	if old {
+	if r.old {
 		b.DeleteRange([]byte{spaceJournal}, []byte{spaceJournal + 1})
 	}
-	if err := s.apply(&b, true); err != nil {
-		return err
-	}
-	s.journal.retired = max(s.journal.retired, seq)
-	return nil
+	return s.retireJournal(&b, seq)
 }

@@ -4,9 +4,12 @@ import (
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
+	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
@@ -297,5 +300,78 @@ func TestNewerFormat(t *testing.T) {
 	_, err := Open(memOptions(fs.CrashClone(vfs.CrashCloneCfg{})))
 	if want := fmt.Sprintf("format version is %d", formatVersion+1); err == nil || !strings.Contains(err.Error(), want) {
 		t.Errorf("%v, want %q", err, want)
+	}
+}
+
+// TestJournalFileOfACrash: a file that was made but not listed when the process
+// died is neither used nor missed before its entry is durable and listed.
+func TestJournalFileOfACrash(t *testing.T) {
+	fs := vfs.NewCrashableMem()
+	s, _ := openJournal(t, fs, 99)
+	mustCreate(t, s, LogConfig{SegmentBytes: 1 << 20}, tpN(0))
+	f, err := fs.Create(firstJournal, vfs.WriteCategoryUnspecified) // as place does; then kill -9
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s, _ = openJournal(t, fs, 99)
+	l := s.Log(tpN(0))
+	want := mustAppend(t, l, 0, 1, 100)
+	mustCommit(t, s)
+	if s.journal.cur == nil || s.journal.cur.id != 1 {
+		t.Fatal("the group is not in the file that the crash left")
+	}
+	after, events := openJournal(t, fs.CrashClone(vfs.CrashCloneCfg{}), 99)
+	checkLog(t, after.Log(tpN(0)), want)
+	if len(*events) != 0 {
+		t.Errorf("events %v", *events)
+	}
+	clone := fs.CrashClone(vfs.CrashCloneCfg{})
+	if err := clone.Remove(firstJournal); err != nil {
+		t.Fatal(err)
+	}
+	if _, events := openJournal(t, clone, 99); len(*events) != 1 {
+		t.Errorf("a lost file is told %d times", len(*events))
+	}
+}
+
+// TestFlushesInTurn: a second lazy sync does not retire what the first is still
+// syncing.
+func TestFlushesInTurn(t *testing.T) {
+	fs := vfs.NewCrashableMem()
+	o := memOptions(fs)
+	entered, leave := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	o.FS = &FaultFS{FS: Mem(fs), Hook: func(op Op) Fault {
+		if op.Kind == OpWhole {
+			once.Do(func() { close(entered); <-leave })
+		}
+		return Fault{}
+	}}
+	o.WholeFrom = 1
+	s := mustOpen(t, o)
+	defer s.Close()
+	l := mustCreate(t, s, LogConfig{SegmentBytes: 1 << 20}, tpN(0))[0]
+	want := mustAppend(t, l, 0, 1, 100)
+	mustCommit(t, s)
+	flushed := make(chan error, 2)
+	go func() { flushed <- s.flushJournal() }()
+	<-entered
+	go func() { flushed <- s.flushJournal() }()
+	for range 100 { // let the second one go as far as it can
+		runtime.Gosched()
+	}
+	time.Sleep(20 * time.Millisecond)
+	after := mustOpen(t, memOptions(fs.CrashClone(vfs.CrashCloneCfg{})))
+	defer after.Close()
+	checkLog(t, after.Log(tpN(0)), want)
+	close(leave)
+	for range 2 {
+		if err := <-flushed; err != nil {
+			t.Fatal(err)
+		}
 	}
 }

@@ -77,7 +77,7 @@ func (s *Store) recover() error {
 	if _, err := s.Commit(); err != nil { // nothing is reported before it is durable
 		return err
 	}
-	return s.retireJournal(before, r.old)
+	return r.retireJournal(before)
 }
 
 func (r *recovery) counters() error {

@@ -119,6 +119,11 @@ type Store struct {
 	group    commitGroup  // buffers of the commit in flight, guarded by commitMu
 	journal  journalFiles // guarded by commitMu
 
+	// flushing serialises the lazy syncs: the second one, which finds nothing to
+	// sync, would retire groups that the first is still syncing. It is held over
+	// I/O; nothing but the lazy sync takes it.
+	flushing sync.Mutex
+
 	// lifecycle serialises Create and Delete over their catalog batch.
 	lifecycle sync.Mutex
 
@@ -182,13 +187,11 @@ func (s *Store) closeFiles() error {
 // openCatalog makes the directories durable, then opens the catalog in them.
 // Pebble's lock on its directory keeps a second process out.
 func (s *Store) openCatalog() error {
-	dirs := []string{path.Join(s.dir, journalDir)} // which format 1 had not
 	if !s.opts.MustExist {
-		dirs = []string{s.dir, path.Join(s.dir, catalogDir), path.Join(s.dir, segmentsDir), path.Join(s.dir, quarantineDir), dirs[0]}
-	}
-	for _, d := range dirs {
-		if err := mkdirSynced(s.fs, d); err != nil {
-			return fmt.Errorf("create %s: %w", d, err)
+		for _, d := range []string{s.dir, path.Join(s.dir, catalogDir), path.Join(s.dir, segmentsDir), path.Join(s.dir, quarantineDir)} {
+			if err := mkdirSynced(s.fs, d); err != nil {
+				return fmt.Errorf("create %s: %w", d, err)
+			}
 		}
 	}
 	if s.catalog != nil {
