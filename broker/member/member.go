@@ -106,13 +106,8 @@ func Start(o Options) (*Members, error) {
 	}
 	// memberlist calls back before Create returns; the queue must be there.
 	m.hints = &memberlist.TransmitLimitedQueue{NumNodes: m.size, RetransmitMult: c.RetransmitMult}
-	t, err := listen(c.BindAddr, c.BindPort)
-	if err != nil {
-		return nil, fmt.Errorf("gossip on %s: %w", o.Bind, err)
-	}
-	c.Transport = t
 	if m.list, err = memberlist.Create(c); err != nil {
-		return nil, errors.Join(fmt.Errorf("gossip on %s: %w", o.Bind, err), t.Shutdown())
+		return nil, fmt.Errorf("gossip on %s: %w", o.Bind, err)
 	}
 	m.wg.Go(m.dispatch)
 	m.wg.Go(m.keepJoined)
