@@ -24,6 +24,9 @@ func faultsCommand() *cobra.Command {
 			if r != nil {
 				r.Print(cmd.OutOrStdout())
 			}
+			if err == nil && r.SkipReason != "" {
+				err = errors.New("left out: nothing was shown")
+			}
 			if err == nil && !r.Valid() {
 				err = errors.New("the campaign found an anomaly")
 			}

@@ -1,3 +1,7 @@
+//go:build !race
+
+// The race detector allocates too.
+
 package segment
 
 import (
@@ -35,9 +39,6 @@ func hotStore(t *testing.T, n int) (*Store, []*Log) {
 // holds, and with a group only by what stands here. Growth of slices and of the tail
 // cache is spread over many calls and lost in the mean, which is rounded down.
 func TestAllocationBudget(t *testing.T) {
-	if raceEnabled {
-		t.Skip("the race detector allocates too")
-	}
 	const logs = 10
 	s, ls := hotStore(t, logs)
 	raw := makeBatch(0, 0, 1, 1<<10)
@@ -95,9 +96,6 @@ func TestAllocationBudget(t *testing.T) {
 // TestCatalogAllocationBudget: one batch in Pebble. Its own goroutines allocate now and then, so
 // the least of a few means counts: what every batch costs is in all of them.
 func TestCatalogAllocationBudget(t *testing.T) {
-	if raceEnabled {
-		t.Skip("the race detector allocates too")
-	}
 	c, err := OpenPebble(PebbleOptions{Dir: "catalog", FS: vfs.NewMem()})
 	if err != nil {
 		t.Fatal(err)

@@ -170,24 +170,6 @@ func FuzzParseHeader(f *testing.F) {
 	})
 }
 
-// The budget of allocations per request, answered at once: the Request and the
-// reply's parts.
-func TestAllocationsPerRequest(t *testing.T) {
-	if raceEnabled || poisonFreed {
-		t.Skip("counts allocations of the plain build")
-	}
-	const n = 20_000
-	ping := pinger(t)
-	ping(n / 10) // fills the pools
-	var before, after runtime.MemStats
-	runtime.ReadMemStats(&before)
-	ping(n)
-	runtime.ReadMemStats(&after)
-	if per := float64(after.Mallocs-before.Mallocs) / n; per > 3 {
-		t.Fatalf("%.2f allocations per request, want at most 3", per)
-	}
-}
-
 // pinger returns a function that sends n small requests over one connection,
 // pipelined, and waits for the answers.
 func pinger(t testing.TB) func(n int) {

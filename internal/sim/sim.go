@@ -18,7 +18,8 @@ type Config struct {
 	Faults []Fault
 	// NoFaults runs without any, for measuring.
 	NoFaults bool
-	// Trace keeps that many of the last events for the report [300].
+	// Trace keeps that many of the last events for the report of a violation [300];
+	// a run that is asked for them reports them in any case.
 	Trace int
 	// CheckEvery n events instead of after each; for measuring only.
 	CheckEvery int64
@@ -32,7 +33,7 @@ type Result struct {
 	Hash      uint64 // of the trace: equal for equal configurations
 	Violation *Violation
 	Acted     Acted
-	Tail      []string // the last events before a violation
+	Tail      []string // the last events, before a violation or if Config.Trace asked for them
 }
 
 // Violation is a broken invariant.
@@ -113,6 +114,9 @@ func Run(cfg Config) (res Result) {
 	w := newWorld(cfg)
 	defer func() {
 		res = w.result()
+		if res.Violation != nil || cfg.Trace > 0 {
+			res.Tail = w.trace.tail()
+		}
 	}()
 	w.boot()
 	w.loop(func() bool { return w.now >= w.cfg.Length || w.cfg.MaxEvents > 0 && w.events >= w.cfg.MaxEvents })
@@ -126,11 +130,7 @@ func Run(cfg Config) (res Result) {
 }
 
 func (w *world) result() Result {
-	r := Result{Config: w.cfg, Events: w.events, Simulated: w.now, Hash: w.trace.hash, Violation: w.fail, Acted: w.acted}
-	if w.fail != nil {
-		r.Tail = w.trace.tail()
-	}
-	return r
+	return Result{Config: w.cfg, Events: w.events, Simulated: w.now, Hash: w.trace.hash, Violation: w.fail, Acted: w.acted}
 }
 
 func newWorld(cfg Config) *world {

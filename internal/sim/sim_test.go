@@ -141,25 +141,23 @@ func TestSaved(t *testing.T) {
 	}
 }
 
-// TestLong runs for as many events as it is told:
+// TestLong runs for as many events as it is told, few unless it is:
 //
 //	TAILRACE_SIM_EVENTS=10000000 TAILRACE_SIM_SEED=1 go test ./internal/sim -run Long -v -timeout 0
 func TestLong(t *testing.T) {
-	events := int64(env("TAILRACE_SIM_EVENTS", 0))
-	if events == 0 {
-		t.Skip("set TAILRACE_SIM_EVENTS")
-	}
+	events := int64(env("TAILRACE_SIM_EVENTS", 50_000))
 	sum, _ := sweep(t, env("TAILRACE_SIM_SEED", 1), 1<<62, events, true)
 	t.Logf("how often it acted:\n%s", sum.Table())
 }
 
-// TestOne shows one run in full: TAILRACE_SIM_SEED, TAILRACE_SIM_TRACE lines.
+// TestOne shows the last events of one run: TAILRACE_SIM_TRACE of them, with
+// TAILRACE_SIM_SEED.
 func TestOne(t *testing.T) {
-	trace := env("TAILRACE_SIM_TRACE", 0)
-	if trace == 0 {
-		t.Skip("set TAILRACE_SIM_TRACE and TAILRACE_SIM_SEED")
+	trace := int(env("TAILRACE_SIM_TRACE", 20))
+	r := Run(Config{Seed: env("TAILRACE_SIM_SEED", 1), Trace: trace})
+	if r.Violation != nil || len(r.Tail) != min(trace, int(r.Events)) {
+		t.Errorf("%d lines of %d events: %v", len(r.Tail), r.Events, r.Violation)
 	}
-	r := Run(Config{Seed: env("TAILRACE_SIM_SEED", 1), Trace: int(trace)})
 	for _, l := range r.Tail {
 		t.Log(l)
 	}

@@ -162,36 +162,6 @@ func TestChoose(t *testing.T) {
 	}
 }
 
-// TestAllAreFound looks for every bug by every detector, ten minutes at most
-// each, and shows that the same searches find nothing without the bug. Campaigns
-// need root for namespaces and power cuts; what cannot run is told.
-//
-//	TAILRACE_PLANTED=all go test ./bench/faults/planted -run AllAreFound -v -timeout 0
-//
-// TAILRACE_PLANTED=sim, sweep or process takes one kind of detector.
-func TestAllAreFound(t *testing.T) {
-	which := os.Getenv("TAILRACE_PLANTED")
-	if which == "" {
-		t.Skip("set TAILRACE_PLANTED")
-	}
-	for _, b := range Bugs {
-		for _, w := range b.Ways {
-			if which == string(w.Detector) || which == string(All) {
-				t.Run(b.Name+"/"+string(w.Detector), func(t *testing.T) { look(t, b.Name, w.Detector) })
-			}
-		}
-	}
-}
-
-func look(t *testing.T, bug string, d Detector) {
-	var out bytes.Buffer
-	err := Run(t.Context(), Options{Bug: bug, Detector: d, Control: true, Out: &out})
-	t.Logf("%s", bytes.TrimSpace(out.Bytes()))
-	if err != nil {
-		t.Error(err)
-	}
-}
-
 // A search that finds nothing says so, in the time that it has.
 func TestNotFound(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
